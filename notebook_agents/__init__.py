@@ -1,0 +1,65 @@
+"""LangGraph agents that survive the death of their notebook's kernel.
+
+Every public name is here. They are loaded when they are first used: importing this package loads
+neither LangGraph nor DuckDB.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents._version import __version__
+
+if TYPE_CHECKING:
+    from notebook_agents.graph.agent import Agent
+    from notebook_agents.graph.resume import resume, unfinished
+    from notebook_agents.graph.run import Run
+    from notebook_agents.graph.saver import JournalSaver
+    from notebook_agents.journal.store import Journal
+    from notebook_agents.model import RunStatus, Step
+    from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
+
+_HOMES = {
+    "Agent": "notebook_agents.graph.agent",
+    "Journal": "notebook_agents.journal.store",
+    "JournalSaver": "notebook_agents.graph.saver",
+    "Run": "notebook_agents.graph.run",
+    "RunStatus": "notebook_agents.model",
+    "Step": "notebook_agents.model",
+    "did": "notebook_agents.runtime.steps",
+    "did_not": "notebook_agents.runtime.steps",
+    "idempotency_key": "notebook_agents.runtime.steps",
+    "resume": "notebook_agents.graph.resume",
+    "step": "notebook_agents.runtime.steps",
+    "unfinished": "notebook_agents.graph.resume",
+}
+
+__all__ = [
+    "Agent",
+    "Journal",
+    "JournalSaver",
+    "Run",
+    "RunStatus",
+    "Step",
+    "__version__",
+    "did",
+    "did_not",
+    "idempotency_key",
+    "resume",
+    "step",
+    "unfinished",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

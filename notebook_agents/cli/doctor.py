@@ -1,0 +1,265 @@
+"""What can be wrong with an installation, a key or a journal, and how to mend it.
+
+Each check looks and returns a `Check`; none of them changes anything.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from notebook_agents import settings
+from notebook_agents.errors import NoJournalError, NotebookAgentsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from notebook_agents.journal.queue import Queue
+
+_NEEDED = ("notebook-agents", "langgraph", "duckdb", "cryptography", "cloudpickle", "dill")
+_OPTIONAL = ("nbclient", "ipykernel", "jupyterlab")
+_SYNCED = ("dropbox", "onedrive", "google drive", "googledrive", "mobile documents", "icloud",
+           "nextcloud", "owncloud", "seafile", "pcloud", "my drive")  # fmt: skip
+_SYNC_MARKS = (".stfolder", ".dropbox", ".sync.ffs_db", ".owncloudsync.log", ".nextcloudsync.log")
+_LOW_BYTES = 500 * 1024 * 1024
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works; something may hurt later."""
+    BAD = "bad"
+    """It has to be mended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        level: How bad it is.
+        found: What was found.
+        remedy: What to do; "" where nothing is to do, or where `found` is an error that says it.
+    """
+
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def examine(journal: str | None) -> Iterator[Check]:
+    """Look at everything that a run needs.
+
+    Args:
+        journal: The journal's directory; None for the one that a run here would use.
+    """
+    yield from _versions()
+    yield _key_file()
+    try:
+        home = settings.journal_home(journal, create=False)
+    except NoJournalError as error:
+        if journal is None and settings.HOME_VARIABLE not in os.environ:
+            here = settings.journal_home(create=True)
+            found = f"none yet: the first run here makes {here}"
+            yield Check(name="journal", level=Level.OK, found=found)
+            yield from _place(here.parent)
+        else:
+            yield Check(name="journal", level=Level.BAD, found=str(error))
+        return
+    yield from _place(home)
+    yield from _journal(home)
+
+
+def _versions() -> Iterator[Check]:
+    python = platform.python_version()
+    old = sys.version_info < (3, 11)
+    yield Check(
+        name="python",
+        level=Level.BAD if old else Level.OK,
+        found=f"{python} ({sys.executable})",
+        remedy="use Python 3.11 or newer" if old else "",
+    )
+    for name in _NEEDED:
+        try:
+            yield Check(name=name, level=Level.OK, found=version(name))
+        except PackageNotFoundError:
+            remedy = f"install it: {sys.executable} -m pip install notebook-agents"
+            yield Check(name=name, level=Level.BAD, found="not installed", remedy=remedy)
+    for name in _OPTIONAL:
+        try:
+            yield Check(name=name, level=Level.OK, found=version(name))
+        except PackageNotFoundError:
+            extra = "lab" if name == "jupyterlab" else "notebook"
+            found = f"not installed; notebooks need it: pip install 'notebook-agents[{extra}]'"
+            yield Check(name=name, level=Level.OK, found=found)
+
+
+def _key_file() -> Check:
+    path = settings.config_home() / "keys.json"
+    configured = settings.KEY_VARIABLE in os.environ
+    if not path.exists() and not configured:
+        found = f"none yet: the first run makes {path}"
+        return Check(name="key", level=Level.OK, found=found)
+    if path.exists() and os.name == "posix":
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            return Check(
+                name="key",
+                level=Level.BAD,
+                found=f"{path} has mode {mode:04o}: others can reach it",
+                remedy=f"chmod 600 {path}; if somebody may have read it, keep what it sealed away",
+            )
+    from notebook_agents.sealing import load_ring
+
+    try:
+        ring = load_ring(create=False)
+    except NotebookAgentsError as error:
+        return Check(name="key", level=Level.BAD, found=str(error))
+    where = settings.KEY_VARIABLE if configured else f"{path} (mode 0600)"
+    return Check(name="key", level=Level.OK, found=f"{', '.join(ring.ids)} in {where}")
+
+
+def _place(folder: Path) -> Iterator[Check]:
+    """Look at where the journal lies: rights, room, network file systems, synced folders."""
+    from notebook_agents.journal.queue import file_system, on_network
+
+    blocked = [
+        path
+        for path in (folder, *(folder.glob("queue.sqlite*")), *(folder.glob("journal.*")))
+        if not os.access(path, os.R_OK | os.W_OK)
+    ]
+    if blocked:
+        yield Check(
+            name="access",
+            level=Level.BAD,
+            found=f"this user cannot read and write {blocked[0]}",
+            remedy=f"chown or chmod it, or set {settings.HOME_VARIABLE} to another directory",
+        )
+    else:
+        yield Check(name="access", level=Level.OK, found=f"{folder} can be read and written")
+    kind = file_system(folder) or "unknown"
+    network = on_network(folder)
+    yield Check(
+        name="file system",
+        level=Level.WARNING if network else Level.OK,
+        found=f"{kind}: a network file system, without SQLite's write-ahead log" if network else kind,
+        remedy=f"set {settings.HOME_VARIABLE} to a local directory" if network else "",
+    )
+    if (synced := _synced_by(folder)) is not None:
+        yield Check(
+            name="synced folder",
+            level=Level.WARNING,
+            found=f"{synced} may be copied by a sync client while it is written",
+            remedy=f"set {settings.HOME_VARIABLE} to a directory outside, or exclude {folder}",
+        )
+    free = shutil.disk_usage(folder).free
+    low = free < _LOW_BYTES
+    yield Check(
+        name="disk",
+        level=Level.WARNING if low else Level.OK,
+        found=f"{size(free)} free",
+        remedy="make room: a run stops when nothing can be appended" if low else "",
+    )
+
+
+def _synced_by(folder: Path) -> Path | None:
+    """Return the folder that a sync client watches, by its name or by what lies in it."""
+    for parent in (folder, *folder.parents):
+        name = parent.name.lower()
+        if any(name == known or name.startswith(f"{known} ") for known in _SYNCED):
+            return parent
+        if name.startswith(("onedrive -", "googledrive-", "nextcloud", "dropbox (")):
+            return parent
+        if any((parent / mark).exists() for mark in _SYNC_MARKS):
+            return parent
+    return None
+
+
+def _journal(home: Path) -> Iterator[Check]:
+    """Look at the journal's two files, its backlog, and whether the key here opens it."""
+    from notebook_agents.journal.queue import Queue
+
+    try:
+        queue = Queue(home, create=False)
+    except NotebookAgentsError as error:
+        yield Check(name="journal", level=Level.BAD, found=str(error))
+        return
+    try:
+        total = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
+        threads = [head.info() for head in queue.heads()]
+        open_ = sum(not info.status.finished for info in threads)
+        found = f"{home}: {len(threads)} threads, {open_} unfinished, {size(total)}"
+        yield Check(name="journal", level=Level.OK, found=found)
+        yield _backlog(queue)
+        yield _history(queue)
+        yield _opens(home)
+    finally:
+        queue.close()
+
+
+def _backlog(queue: Queue) -> Check:
+    first, last = queue.bounds()
+    count = last - first + 1 if last else 0
+    large = queue.backlog_bytes() > 8 * settings.INGEST_BYTES
+    return Check(
+        name="queue",
+        level=Level.WARNING if large else Level.OK,
+        found=f"{count} records ({size(queue.backlog_bytes())}) not yet in DuckDB",
+        remedy="close the process that has the journal open in exclusive mode, and run an agent"
+        if large
+        else "",
+    )
+
+
+def _history(queue: Queue) -> Check:
+    from notebook_agents.journal.archive import Archive
+
+    archive = Archive(queue, exclusive=False)
+    try:
+        if not archive.path.exists():
+            return Check(name="history", level=Level.OK, found="nothing in DuckDB yet")
+        with archive.burst() as connection:
+            mark = archive.watermark(connection)
+    except NotebookAgentsError as error:
+        return Check(name="history", level=Level.BAD, found=str(error))
+    finally:
+        archive.close()
+    return Check(name="history", level=Level.OK, found=f"{archive.path.name} up to record {mark}")
+
+
+def _opens(home: Path) -> Check:
+    """Say whether the keys here open the journal's newest thread."""
+    from notebook_agents.journal import Journal
+
+    with Journal.open(home, create=False) as journal:
+        threads = journal.threads()
+        head = journal.head(threads[0].thread) if threads else None
+        if head is None:
+            return Check(name="seal", level=Level.OK, found="nothing is sealed yet")
+        try:
+            journal.data_key(head.scope, create=False)
+        except NotebookAgentsError as error:
+            return Check(name="seal", level=Level.BAD, found=str(error))
+    return Check(name="seal", level=Level.OK, found="the key here opens it")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people say it: "3.4 MB"."""
+    amount = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError

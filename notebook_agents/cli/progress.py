@@ -1,0 +1,140 @@
+"""What a command shows while a run goes on: a live view on a terminal, plain lines elsewhere.
+
+Everything goes to stderr: stdout has the result only.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter, deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from notebook_agents.notebook.timeline import clean, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+
+    from notebook_agents.runtime.events import StepEvent
+
+_SHOWN = 8
+"""Lines of the live view for steps that ended; as many again for steps that run."""
+
+_GLYPHS = {"returned": "✓", "failed": "✗", "suspended": "‖", "in_doubt": "?"}
+_COLORS = {"✓": "green", "✗": "red", "‖": "yellow", "?": "yellow", "▸": "cyan"}
+_WORDS = {"failed": "failed", "suspended": "waits", "in_doubt": "in doubt"}
+
+
+class Progress:
+    """What has happened to a run's steps so far. It takes events from any thread.
+
+    Attributes:
+        thread: The run's thread, as soon as something happened in it.
+        node_failed: Whether a step raised: an exception that ends the run is then the user's.
+    """
+
+    def __init__(self, *, plain: bool, quiet: bool = False) -> None:
+        self.thread: str | None = None
+        self.node_failed = False
+        self._plain = plain and not quiet
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._running: dict[str, tuple[str, float]] = {}
+        self._ended: deque[str] = deque(maxlen=_SHOWN)
+        self._unsaid = 0
+
+    def __call__(self, event: StepEvent) -> None:
+        """Take one event."""
+        now = time.monotonic()
+        with self._lock:
+            if self.thread is None:
+                self.thread = event.thread
+                self._say(f"thread {clean(event.thread)} · run {event.run}")
+            self._counts[event.what] += 1
+            self.node_failed |= event.what == "failed"
+            name = ("  " if event.parent else "") + clean(event.name)
+            if event.what == "replayed":
+                self._unsaid += 1
+            elif event.what == "intended":
+                self._running[event.step] = (name, now)
+                self._say(f"▸ {name}")
+            else:
+                _, began = self._running.pop(event.step, (name, None))
+                line = f"{_GLYPHS[event.what]} {name}"
+                for more in (_WORDS.get(event.what), began and duration(now - began)):
+                    line += f" · {more}" if more else ""
+                self._ended.append(line)
+                self._say(line)
+
+    def finish(self) -> None:
+        """Say what is still unsaid."""
+        with self._lock:
+            self._say()
+
+    def __rich__(self) -> Text:
+        """Return the live view as it is now."""
+        from rich.text import Text
+
+        with self._lock:
+            counts = [f"{n} {what}" for what in ("replayed", "returned") if (n := self._counts[what])]
+            lines = list(self._ended)
+            running = list(self._running.values())
+        now = time.monotonic()
+        lines += [f"▸ {name} · {duration(now - began)}" for name, began in running[:_SHOWN]]
+        if len(running) > _SHOWN:
+            lines.append(f"▸ … {len(running) - _SHOWN} more running")
+        title = f"thread {clean(self.thread)}" if self.thread else "starting"
+        text = Text(" · ".join([title, *counts]), style="bold", no_wrap=True, overflow="ellipsis")
+        for line in lines:
+            text.append("\n").append(line[0], _COLORS[line[0]]).append(line[1:], "not bold")
+        return text
+
+    def _say(self, line: str | None = None) -> None:
+        if not self._plain:
+            return
+        try:
+            if self._unsaid:
+                click.echo(f"↺ {self._unsaid} replayed", err=True)
+                self._unsaid = 0
+            if line is not None:
+                click.echo(line, err=True)
+        except (OSError, ValueError):
+            self._plain = False  # nobody reads stderr any more; that must not fail the step
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Show the steps of whatever runs in the body.
+
+    Args:
+        quiet: Watch and show nothing.
+    """
+    from notebook_agents.runtime.events import observe
+
+    terminal = sys.stderr.isatty() and not quiet
+    shown = Progress(plain=not terminal, quiet=quiet)
+    with observe(shown):
+        if not terminal:
+            try:
+                yield shown
+            finally:
+                shown.finish()
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        # What nodes print goes above the view, unless standard output goes elsewhere.
+        with Live(
+            shown,
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=sys.stdout.isatty(),
+        ):
+            yield shown

@@ -1,0 +1,18 @@
+"""Time, in one place, so that tests can set it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now_us() -> int:
+    """Return the wall clock in microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
+
+
+def from_us(microseconds: int) -> datetime:
+    """Return `microseconds` since 1970-01-01 UTC as an aware datetime."""
+    return _EPOCH + timedelta(microseconds=microseconds)

@@ -1,0 +1,163 @@
+"""Every error that this package raises on purpose.
+
+```
+NotebookAgentsError
+├── UsageError                the call itself is wrong; nothing was changed            exit 2
+│   ├── NoJournalError        no journal here, or the path is not one
+│   ├── UnknownThreadError    no such thread or run in this journal
+│   ├── WrongAgentError       the thread belongs to another agent
+│   ├── RunUnfinishedError    other input for a thread whose newest run is unfinished
+│   ├── RunNotFinishedError   a value was asked of a run that has none yet
+│   ├── InputError            the graph cannot take this input
+│   ├── DefinitionError       the graph cannot be captured, or not be rebuilt
+│   └── NotDurableError       a durable call outside a run, or a journal used after fork or close
+├── ValueNotKeptError         a value cannot be kept; the step is failed                exit 1
+├── StepFailedError           a step's recorded failure, given again on replay          exit 1
+├── ThreadBusyError           another process drives the thread; says which             exit 5
+│   └── FencedError           this process lost the thread to another one
+└── JournalError              the journal cannot be used                                exit 6
+    ├── JournalBusyError      its DuckDB file is held by another process                exit 5
+    ├── JournalFormatError    no journal, or one written by a newer version
+    ├── JournalDamagedError   a file or a record is damaged
+    ├── JournalWriteError     the append did not commit (disk full, …)
+    └── SealError             a record does not open: wrong or missing key, or altered
+        └── KeyMissingError   the key that sealed it is not here; says which
+
+StepInDoubt                   BaseException: user code must not swallow it              exit 4
+```
+
+Each message is one sentence that names the thread, run or step it is about and says what to do
+next. All of them survive pickling.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NotebookAgentsError(Exception):
+    """The base of this package's errors.
+
+    Attributes:
+        exit_code: What the command line exits with when this error ends it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(NotebookAgentsError):
+    """The call is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class NoJournalError(UsageError):
+    """There is no journal where one was looked for."""
+
+
+class UnknownThreadError(UsageError):
+    """The journal has no such thread, or nothing in it to resume."""
+
+
+class WrongAgentError(UsageError):
+    """The thread was made by an agent of another name."""
+
+
+class RunUnfinishedError(UsageError):
+    """The thread's newest run is unfinished and was started with other input."""
+
+
+class RunNotFinishedError(UsageError):
+    """The run has no value: it failed, waits, or is in doubt."""
+
+
+class InputError(UsageError):
+    """The graph cannot take this input."""
+
+
+class DefinitionError(UsageError):
+    """The graph cannot be captured at the start of a run, or not be rebuilt from the journal."""
+
+
+class NotDurableError(UsageError):
+    """A durable call was made where nothing can record it."""
+
+
+class ValueNotKeptError(NotebookAgentsError):
+    """A state value or a result cannot be kept; the message names the field and its type."""
+
+
+class StepFailedError(NotebookAgentsError):
+    """A step failed in an earlier attempt with an error that cannot be rebuilt as it was."""
+
+
+class ThreadBusyError(NotebookAgentsError):
+    """Another process drives this thread."""
+
+    exit_code = 5
+
+
+class FencedError(ThreadBusyError):
+    """This process lost the thread to another one; its writes are refused."""
+
+
+class JournalError(NotebookAgentsError):
+    """The journal cannot be used as asked."""
+
+    exit_code = 6
+
+
+class JournalBusyError(JournalError):
+    """The journal's DuckDB file is held by another process."""
+
+    exit_code = 5
+
+
+class JournalFormatError(JournalError):
+    """A file is no journal, or was written by a newer version of this package."""
+
+
+class JournalDamagedError(JournalError):
+    """A file or a record of the journal is damaged."""
+
+
+class JournalWriteError(JournalError):
+    """An append did not commit; nothing of it was acknowledged."""
+
+
+class SealError(JournalError):
+    """A record does not open: it was altered, moved, or sealed with another key."""
+
+
+class KeyMissingError(SealError):
+    """The key that sealed this journal is not here."""
+
+
+class StepInDoubt(BaseException):  # noqa: N818 - a signal like KeyboardInterrupt, not an error
+    """An at-most-once step may or may not have happened, and nobody could say.
+
+    It derives from BaseException because a node's `except Exception` around the call would
+    otherwise turn "we do not know" into "it failed", and the graph would go on from there.
+
+    Attributes:
+        thread: The thread's name.
+        step: The step's id.
+        name: The step's name, as shown in the timeline.
+        key: The idempotency key that the attempt was given.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, thread: str, step: str, name: str, key: str) -> None:
+        super().__init__(thread, step, name, key)
+        self.thread = thread
+        self.step = step
+        self.name = name
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.name!r} ({self.step}) of thread {self.thread!r} may or may not have happened: "
+            f"it was started with idempotency key {self.key} and never returned; find out at the other "
+            "side, then give the step a `reconcile` function that answers it and resume"
+        )

@@ -1,0 +1,1 @@
+"""LangGraph: the only package that knows it."""

@@ -1,0 +1,184 @@
+"""How values of a graph become bytes.
+
+State goes through LangGraph's msgpack serialiser with its strict allow-list. What a step returned
+must come back with the very types it had, and msgpack turns tuples into lists and exceptions into
+text: so a recorded result uses msgpack only for what it keeps faithfully, and that part is then
+byte for byte what the state holds, hence stored once. All the rest is pickled; it was sealed by
+this journal's own key, so it is loaded only if this user wrote it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langgraph.checkpoint.serde.event_hooks import register_serde_event_listener
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.types import Command, Send
+
+from notebook_agents import pickling
+from notebook_agents.errors import ValueNotKeptError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_MESSAGES = frozenset({AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage})
+_TAGS = {"msgpack": "m", "bytes": "b", "bytearray": "a", "null": "n"}
+_TYPES = {tag: type_ for type_, tag in _TAGS.items()}
+_PICKLED = "p"
+_COMMAND = ("graph", "update", "resume", "goto")
+
+_blocked: ContextVar[list[str] | None] = ContextVar("na_blocked", default=None)
+
+
+def _note_blocked(event: Any) -> None:
+    collected = _blocked.get()
+    if collected is not None and event["kind"] == "msgpack_blocked":
+        collected.append(f"{event['module']}.{event['name']}")
+
+
+register_serde_event_listener(_note_blocked)
+
+
+def strict_serializer(allow: Iterable[tuple[str, ...] | type] = ()) -> JsonPlusSerializer:
+    """Return LangGraph's serialiser with its strict allow-list and the given types besides."""
+    serializer = JsonPlusSerializer(allowed_msgpack_modules=None)
+    return serializer.with_msgpack_allowlist(tuple(allow))
+
+
+class StateCodec:
+    """Serialises what goes into a graph's state.
+
+    Args:
+        serializer: LangGraph's serialiser; what it would not give back as it was is refused.
+    """
+
+    def __init__(self, serializer: Any) -> None:
+        self.serializer = serializer
+        self._restorable: set[type] = set()
+
+    def dumps(self, value: Any, what: str) -> tuple[str, bytes]:
+        """Return a tag and the bytes of a value.
+
+        Raises:
+            ValueNotKeptError: It does not serialise, or would come back as something else.
+        """
+        try:
+            type_, data = self.serializer.dumps_typed(value)
+        except Exception as error:
+            raise ValueNotKeptError(
+                f"{what} is a {_type_name(value)}, which LangGraph's state serialiser does not take "
+                f"({error}): keep plain data, messages or pydantic models in the state"
+            ) from error
+        if not faithful(value):
+            self._check(value, type_, data, what)
+        return _TAGS.get(type_, type_), data
+
+    def loads(self, tag: str, data: bytes) -> Any:
+        """Return the value of a tag and its bytes."""
+        if tag == _PICKLED:
+            return pickling.loads(data)
+        return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
+
+    def parts(self, value: Any) -> tuple[str, list[Any]] | None:
+        """Take LangGraph's `Send` and `Command` apart, so that the state they carry is shared."""
+        if type(value) is Send:
+            rest = [getattr(value, "timeout", None)]
+            return ("send", [value.node, value.arg, *(rest if rest != [None] else [])])
+        if type(value) is Command:
+            return ("command", [getattr(value, name) for name in _COMMAND])
+        return None
+
+    def whole(self, tag: str, parts: list[Any]) -> Any:
+        """Put a `Send` or `Command` together again."""
+        if tag == "send":
+            node, arg, *timeout = parts
+            return Send(node, arg, timeout=timeout[0]) if timeout else Send(node, arg)
+        return Command(**dict(zip(_COMMAND, parts, strict=True)))
+
+    def _check(self, value: Any, type_: str, data: bytes, what: str) -> None:
+        """Refuse what the strict allow-list would give back as a plain dict."""
+        kind = type(value)
+        if kind in self._restorable:
+            return
+        collected: list[str] = []
+        token = _blocked.set(collected)
+        try:
+            loaded = self.serializer.loads_typed((type_, data))
+        except Exception as error:
+            raise ValueNotKeptError(
+                f"{what} is a {_type_name(value)}, which does not load again ({error})"
+            ) from error
+        finally:
+            _blocked.reset(token)
+        if collected or (type(loaded) is not kind and kind is not tuple):
+            lost = collected[0] if collected else _type_name(value)
+            raise ValueNotKeptError(
+                f"{what} holds a {lost}, which would not come back as one: declare its type in the "
+                "state's schema, or allow it with JournalSaver(journal, allow=[...]) or "
+                "Agent(..., allow=[...])"
+            )
+        if not isinstance(value, list | tuple | dict | set | frozenset):
+            self._restorable.add(kind)  # a container may hold another type next time
+
+
+class ResultCodec(StateCodec):
+    """Serialises what a step returned, with the types it had.
+
+    Args:
+        serializer: LangGraph's serialiser.
+        into_state: The values also go into the state: what the state would refuse is refused here,
+            so that the step fails and not the graph after it.
+    """
+
+    def __init__(self, serializer: Any, *, into_state: bool = False) -> None:
+        super().__init__(serializer)
+        self._into_state = into_state
+
+    def dumps(self, value: Any, what: str) -> tuple[str, bytes]:
+        """Return a tag and the bytes of a value.
+
+        Raises:
+            ValueNotKeptError: It cannot be kept.
+        """
+        if faithful(value):
+            type_, data = self.serializer.dumps_typed(value)
+            return _TAGS.get(type_, type_), data
+        if self._into_state:
+            super().dumps(value, what)
+        return _PICKLED, pickling.dumps(value, what=what)
+
+
+def faithful(value: Any) -> bool:
+    """Whether msgpack gives `value` back exactly as it is."""
+    kind = type(value)
+    if value is None or kind in (str, bool, float, bytes):
+        return True
+    if kind is int:
+        return bool(-(2**63) <= value < 2**64)
+    if kind is list:
+        return all(faithful(item) for item in value)
+    if kind is dict:
+        return all(type(key) is str and faithful(item) for key, item in value.items())
+    if kind in _MESSAGES:
+        assert isinstance(value, BaseMessage)
+        return not value.model_extra and faithful(value.__dict__)
+    return False
+
+
+def allowed(types: Collection[tuple[str, ...] | type]) -> tuple[tuple[str, ...] | type, ...]:
+    """Return the types of an allow-list in a fixed order."""
+    return tuple(sorted(types, key=str))
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,187 @@
+"""The saver under a driver: what it stores becomes durable with the next intent, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import faults
+from notebook_agents.faults import Fault
+from notebook_agents.graph.codec import StateCodec
+from notebook_agents.graph.saver import JournalSaver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import (
+        ChannelVersions,
+        Checkpoint,
+        CheckpointMetadata,
+        CheckpointTuple,
+    )
+
+    from notebook_agents.journal import Draft, Journal
+
+
+class DriverSaver(JournalSaver):
+    """The saver of a graph that a driver runs: what it stores goes out with the next intent.
+
+    LangGraph gives checkpoints and writes to the saver from other threads and in no fixed order
+    with the nodes, so `arrived` and `wait` let an intent wait for the checkpoint that it rests on.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        scope: str,
+        run: int,
+        token: int,
+        allow: Iterable[tuple[str, ...] | type] = (),
+    ) -> None:
+        super().__init__(journal, allow=allow)
+        self._fixed = {"scope": scope, "run": run, "token": token}
+        self._cached_codec = StateCodec(self.serde)
+        self.barrier = Barrier()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return a checkpoint, what is staged included."""
+        self.journal.flush(durable=False)
+        found = super().get_tuple(config)
+        if found is not None:
+            self.barrier.arrive(found.checkpoint["id"])
+        return found
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Stage a checkpoint."""
+        try:
+            stored = super().put(config, checkpoint, metadata, new_versions)
+        except BaseException as error:
+            self.barrier.fail(error)
+            raise
+        faults.hit(Fault.CHECKPOINT_AFTER)
+        self.barrier.arrive(checkpoint["id"], parents=(metadata.get("parents") or {}).values())
+        return stored
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Stage a checkpoint."""
+        return self.put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Stage what a task writes."""
+        super().put_writes(config, writes, task_id, task_path)
+        faults.hit(Fault.WRITES_AFTER)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Stage what a task writes."""
+        self.put_writes(config, writes, task_id, task_path)
+
+    @property
+    def _codec(self) -> StateCodec:
+        return self._cached_codec
+
+    def _columns(self) -> dict[str, Any]:
+        return self._fixed
+
+    def _append(self, drafts: Sequence[Draft]) -> None:
+        self.journal.stage(drafts)
+
+
+class Barrier:
+    """Which checkpoints have reached the saver; threads and coroutines wait for one to arrive.
+
+    A step's id hashes the id of its checkpoint. Were the intent on disk and the checkpoint not,
+    LangGraph would make another checkpoint after a kill, and the step would have another id and
+    another idempotency key. A checkpoint in a subgraph rests on those of the graphs around it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._arrived: dict[str, tuple[str, ...]] = {}
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._failure: BaseException | None = None
+
+    def arrive(self, checkpoint_id: str, parents: Iterable[str] = ()) -> None:
+        """Note a checkpoint and those it rests on."""
+        with self._changed:
+            self._arrived[checkpoint_id] = tuple(parents)
+            self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Note that a checkpoint could not be stored: nobody may wait for it."""
+        with self._changed:
+            self._failure = error
+            self._wake()
+
+    def wait(self, checkpoint_id: str) -> None:
+        """Return when a checkpoint and all it rests on have arrived.
+
+        Raises:
+            BaseException: What kept a checkpoint from being stored.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._complete(checkpoint_id))
+
+    async def wait_async(self, checkpoint_id: str) -> None:
+        """Do as `wait` without blocking the event loop."""
+        event = asyncio.Event()
+        entry = (asyncio.get_running_loop(), event)
+        with self._changed:
+            if self._complete(checkpoint_id):
+                return
+            self._waiting.append(entry)
+        try:
+            while True:
+                await event.wait()
+                event.clear()
+                with self._changed:
+                    if self._complete(checkpoint_id):
+                        return
+        finally:
+            with self._changed:
+                self._waiting.remove(entry)
+
+    def _complete(self, checkpoint_id: str) -> bool:
+        if self._failure is not None:
+            raise self._failure
+        todo, seen = [checkpoint_id], set()
+        while todo:
+            current = todo.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            if current not in self._arrived:
+                return False
+            todo.extend(self._arrived[current])
+        return True
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        for loop, event in self._waiting:
+            loop.call_soon_threadsafe(event.set)

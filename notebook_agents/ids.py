@@ -1,0 +1,56 @@
+"""Identifiers: what they are made of and how they look."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+
+_ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
+_STEP_BYTES = 15  # 24 characters; 120 bits, far from a collision among the steps of one thread
+
+
+def digest_id(*parts: str) -> str:
+    """Return 24 lower-case characters that stand for `parts`, the same in every process."""
+    hashed = hashlib.blake2b("\0".join(parts).encode(), digest_size=_STEP_BYTES).digest()
+    return base64.b32encode(hashed).decode().lower()
+
+
+def node_step_id(thread: str, task_id: str, node: str) -> str:
+    """Return the id of a node's execution.
+
+    LangGraph's task id alone is not enough: an error handler runs under the task id of the node
+    that failed.
+    """
+    return digest_id("node", thread, task_id, node)
+
+
+def call_step_id(parent: str, name: str, digest: str, ordinal: int) -> str:
+    """Return the id of a durable call inside the step `parent`.
+
+    Args:
+        parent: The enclosing step's id.
+        name: The called function's qualified name.
+        digest: A digest of its arguments, or the caller's `key=`.
+        ordinal: 0 for the first call with this name and digest inside the parent, then 1, …
+    """
+    return digest_id("call", parent, name, digest, str(ordinal))
+
+
+def idempotency_key(step: str) -> str:
+    """Return the key under which every attempt of `step` reaches the outside world."""
+    return f"na-{step}"
+
+
+def new_journal_id() -> str:
+    """Return a random 26-character name for a new journal."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().lower().rstrip("=")
+
+
+_ADJECTIVES = "amber brisk calm clear deep early fair fresh green keen light lucid mild north plain quiet".split()
+_NOUNS = "brook cedar cliff cloud coast delta field fjord grove heath lake marsh meadow ridge river shore".split()
+
+
+def new_thread_name(agent: str) -> str:
+    """Return a readable thread name such as `audit-calm-river-3f9a`."""
+    return f"{agent}-{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}-{secrets.token_hex(2)}"

@@ -1,0 +1,237 @@
+"""journal.<n>.duckdb: every record, columnar; opened in short bursts under a lock.
+
+DuckDB lets one process hold a file, loses what a forked child commits, and aborts a process whose
+threads are busy in it at exit (ARCHITECTURE.md, "Why two files"). So it is opened, fed, asked and
+closed under a lock of ours, and nothing on a step's path waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import clock, faults
+from notebook_agents.errors import JournalBusyError, JournalDamagedError, JournalFormatError
+from notebook_agents.faults import Fault
+from notebook_agents.journal.locks import FileLock
+from notebook_agents.journal.records import FORMAT, Record, from_row
+from notebook_agents.journal.sql import query, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+    from notebook_agents.journal.queue import Queue
+
+_BATCH = 20_000
+_BLOCK_BYTES = 16_384  # DuckDB's smallest: a small journal stays a small file
+_WAIT_SECONDS = 30.0
+
+
+class Archive:
+    """One process's way to the journal's DuckDB file."""
+
+    def __init__(self, queue: Queue, *, exclusive: bool) -> None:
+        self._queue = queue
+        self._exclusive = exclusive
+        self._lock = FileLock(queue.home / "journal.lock")
+        self.bursting = threading.RLock()
+        self._kept: duckdb.DuckDBPyConnection | None = None
+        self._pid = os.getpid()
+        if exclusive:
+            self._take_lock()
+            try:
+                self._kept = self._connect()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    @property
+    def path(self) -> Path:
+        """The file of the current generation."""
+        return self._queue.home / f"journal.{self._queue.generation()}.duckdb"
+
+    @contextmanager
+    def burst(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the file, lend the connection, close it.
+
+        Raises:
+            JournalBusyError: Another process held it for half a minute; it is named.
+            JournalDamagedError: DuckDB cannot open the file.
+        """
+        with self.bursting:
+            if self._kept is not None:
+                yield self._kept
+                return
+            self._take_lock()
+            try:
+                connection = self._connect()
+                try:
+                    yield connection
+                finally:
+                    connection.close()
+            finally:
+                self._lock.release()
+
+    def ingest(self) -> int:
+        """Take what is in the queue; return the newest number that DuckDB has afterwards.
+
+        A batch and its watermark are one transaction. On any error, COMMIT's included (it can
+        raise and be durable), the connection is dropped and the next burst reads the watermark
+        again: a batch that is there already is not taken twice.
+        """
+        with self.burst() as connection:
+            faults.hit(Fault.INGEST_BEGIN)
+            mark = self.watermark(connection)
+            try:
+                while batch := self._queue.batch(after=mark, limit=_BATCH):
+                    mark = self._take(connection, batch)
+            except BaseException:
+                if self._kept is not None:
+                    self._kept.close()
+                    self._kept = self._connect()
+                raise
+        return mark
+
+    @staticmethod
+    def watermark(connection: duckdb.DuckDBPyConnection) -> int:
+        """Return the newest sequence number that DuckDB has."""
+        row = connection.execute(query("archive.watermark")).fetchall()[0]
+        return int(row[0])
+
+    def select(self, before: int, **filters: Any) -> list[Record]:
+        """Return the matching records older than number `before`, without payloads."""
+        with self.burst() as connection:
+            rows = connection.execute(
+                query("archive.select"), {"before": before, **filters}
+            ).fetchall()
+        return [from_row(row) for row in rows]
+
+    def by_seq(self, seqs: Sequence[int]) -> list[Record]:
+        """Return the numbered records, with payloads."""
+        with self.burst() as connection:
+            rows = connection.execute(
+                query("archive.by_seq"),
+                {"seqs": list(seqs), "low": min(seqs), "high": max(seqs)},
+            ).fetchall()
+        return [from_row(row) for row in rows]
+
+    def close(self) -> None:
+        """Close what exclusive mode keeps open, and the lock."""
+        with self.bursting:
+            if self._kept is not None:
+                self._kept.close()
+                self._kept = None
+                self._lock.release()
+            self._lock.close()
+
+    def abandon(self) -> list[Any]:
+        """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
+        kept = [self._kept]
+        self._kept = None
+        self.bursting = threading.RLock()
+        self._lock = FileLock(self._queue.home / "journal.lock")
+        return kept
+
+    def _take_lock(self) -> None:
+        if not self._lock.acquire(_WAIT_SECONDS):
+            raise JournalBusyError(
+                f"the journal in {self._queue.home} is held by process {self._lock.holder()}: wait "
+                "for it, or close the journal that it opened with mode='exclusive'"
+            )
+        self._lock.write_holder()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
+        path = self.path
+        connection = duckdb.connect()
+        try:
+            connection.execute("SET threads = 1")
+            if not path.exists():
+                self._create(connection, path)
+            else:
+                connection.execute(f"ATTACH '{_quoted(path)}' AS journal")
+                connection.execute("USE journal")
+                self._check(connection)
+        except duckdb.Error as error:
+            connection.close()
+            if "Could not set lock" in str(error):  # opened by hand, not through this package
+                raise JournalBusyError(
+                    f"{path} is open in another program ({str(error).splitlines()[0]}): close it there"
+                ) from error
+            raise JournalDamagedError(
+                f"DuckDB cannot open {path} ({str(error).splitlines()[0]}): keep a copy of the "
+                "directory and put the file back from a backup"
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        connection.execute(f"ATTACH '{_quoted(path)}' AS journal (BLOCK_SIZE {_BLOCK_BYTES})")
+        path.chmod(0o600)
+        connection.execute("USE journal")
+        connection.execute("BEGIN")
+        connection.execute(schema("archive.create"))
+        for key, value in (("journal", self._queue.journal_id), ("format", str(FORMAT))):
+            connection.execute(query("archive.set_meta"), {"key": key, "value": value})
+        connection.execute(schema("archive.views"))
+        connection.execute("COMMIT")
+
+    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
+        meta = dict(connection.execute(query("archive.meta")).fetchall())
+        if int(meta["format"]) > FORMAT:
+            raise JournalFormatError(
+                f"{self.path} has format {meta['format']} and this version of notebook-agents reads "
+                f"up to {FORMAT}: upgrade notebook-agents to open it"
+            )
+        if meta["journal"] != self._queue.journal_id:
+            raise JournalDamagedError(
+                f"{self.path} belongs to another journal than {self._queue.path}: put the two files "
+                "of one journal together again"
+            )
+
+    @staticmethod
+    def _take(connection: duckdb.DuckDBPyConnection, batch: list[Record]) -> int:
+        newest = batch[-1].seq
+        connection.execute("BEGIN")
+        appender = connection.appender("records")
+        appender.append_rows(_row(record) for record in batch)
+        appender.flush()  # before the watermark: it must never be ahead of the data
+        connection.execute(query("archive.mark"), {"seq": newest, "ts": clock.now_us()})
+        faults.hit(Fault.INGEST_FLUSHED)
+        connection.execute("COMMIT")
+        faults.hit(Fault.INGEST_COMMITTED)
+        return newest
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    return (
+        record.seq,
+        record.ts,
+        str(record.kind),
+        record.thread,
+        None if record.scope == record.thread else record.scope,
+        record.run,
+        record.ns,
+        record.step,
+        record.parent,
+        record.name,
+        record.attempt,
+        record.ref,
+        record.prior,
+        record.digest,
+        list(record.refs) or None,
+        record.size,
+        record.payload,
+    )
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

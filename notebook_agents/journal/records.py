@@ -1,0 +1,240 @@
+"""Records: rows as they are stored, and what their seal binds.
+
+`store/FORMAT.md` is the specification; this module and `values.py` are its implementation.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import ormsgpack
+
+from notebook_agents.errors import JournalDamagedError, SealError
+from notebook_agents.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from notebook_agents.sealing import DataKey
+
+FORMAT = 1
+"""The version of everything on disk. A journal with a larger one is refused."""
+
+_COMPRESS_FROM = 160  # bytes; below, deflate saves less than its own header costs
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Draft:
+    """A record that is not committed yet; `seq` is 0 until it is.
+
+    `refs` may name other drafts, of the same or an earlier append: their numbers are filled in at
+    the commit, when they have one.
+    """
+
+    kind: Kind
+    thread: str
+    scope: str
+    plain: bytes = b""
+    run: int | None = None
+    ns: str | None = None
+    step: str | None = None
+    parent: str | None = None
+    name: str | None = None
+    attempt: int | None = None
+    ref: str | None = None
+    prior: str | None = None
+    digest: bytes | None = None
+    refs: Sequence[Draft | int] = ()
+    size: int = 0
+    token: int | None = None
+    claim: Claim | None = None
+    seq: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Claim:
+    """What a run's start asks of the thread, and what it got.
+
+    Attributes:
+        agent: The agent's name.
+        run: The run's number.
+        session: 1 for the process that starts the run, then one more each time it is taken up.
+        notebook: The notebook's path, or None.
+        token: The fencing token, set at the commit.
+    """
+
+    agent: str
+    run: int
+    session: int
+    notebook: str | None
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A record as it was committed. `payload` is sealed, or None where it was not asked for."""
+
+    seq: int
+    ts: int
+    kind: Kind
+    thread: str
+    scope: str
+    run: int | None
+    ns: str | None
+    step: str | None
+    parent: str | None
+    name: str | None
+    attempt: int | None
+    ref: str | None
+    prior: str | None
+    digest: bytes | None
+    refs: tuple[int, ...]
+    size: int
+    payload: bytes | None = field(repr=False)
+
+
+def pack_refs(refs: Sequence[int]) -> bytes | None:
+    """Return sequence numbers as differences in base-128 varints, or None for none.
+
+    Neighbouring chunks lie a few records apart, so most take one byte.
+    """
+    if not refs:
+        return None
+    out = bytearray()
+    last = 0
+    for ref in refs:
+        value = ((ref - last) << 1) ^ ((ref - last) >> 63)  # zigzag: differences may be negative
+        last = ref
+        while value > 0x7F:
+            out.append((value & 0x7F) | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
+
+
+def unpack_refs(packed: bytes | None) -> tuple[int, ...]:
+    """Return what `pack_refs` packed."""
+    refs: list[int] = []
+    value = shift = last = 0
+    for byte in packed or b"":
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            last += (value >> 1) ^ -(value & 1)
+            refs.append(last)
+            value = shift = 0
+    return tuple(refs)
+
+
+def _bound(journal_id: str, columns: Sequence[Any]) -> bytes:
+    """Return what a record's seal binds: the format, the journal and every readable column."""
+    return bytes(ormsgpack.packb((FORMAT, journal_id, *columns)))
+
+
+def seal(
+    draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey
+) -> tuple[Any, ...]:
+    """Return the SQLite row of `draft` as record `seq`.
+
+    Raises:
+        JournalDamagedError: It refers to a draft that was never committed.
+    """
+    refs = [ref if isinstance(ref, int) else ref.seq for ref in draft.refs]
+    if 0 in refs:
+        raise JournalDamagedError(
+            f"a {draft.kind} of thread {draft.thread!r} refers to a part that was not recorded; "
+            "nothing of it was written: run it again"
+        )
+    columns = (
+        seq,
+        ts,
+        str(draft.kind),
+        draft.thread,
+        None if draft.scope == draft.thread else draft.scope,
+        draft.run,
+        draft.ns,
+        draft.step,
+        draft.parent,
+        draft.name,
+        draft.attempt,
+        draft.ref,
+        draft.prior,
+        draft.digest,
+        pack_refs(refs),
+        draft.size,
+    )
+    return (*columns, key.seal(draft.plain, _bound(journal_id, columns)))
+
+
+def from_row(row: Sequence[Any]) -> Record:
+    """Return the record of a row of either engine."""
+    refs = row[14]
+    return Record(
+        seq=row[0],
+        ts=row[1],
+        kind=Kind(row[2]),
+        thread=row[3],
+        scope=row[4] or row[3],
+        run=row[5],
+        ns=row[6],
+        step=row[7],
+        parent=row[8],
+        name=row[9],
+        attempt=row[10],
+        ref=row[11],
+        prior=row[12],
+        digest=row[13],
+        refs=tuple(refs) if isinstance(refs, list) else unpack_refs(refs),
+        size=row[15],
+        payload=row[16],
+    )
+
+
+def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
+    """Return a record's plain payload.
+
+    Raises:
+        SealError: The record was altered, moved from another place, or sealed with another key.
+    """
+    columns = (
+        record.seq,
+        record.ts,
+        str(record.kind),
+        record.thread,
+        None if record.scope == record.thread else record.scope,
+        record.run,
+        record.ns,
+        record.step,
+        record.parent,
+        record.name,
+        record.attempt,
+        record.ref,
+        record.prior,
+        record.digest,
+        pack_refs(record.refs),
+        record.size,
+    )
+    assert record.payload is not None, "read without its payload"
+    try:
+        return key.open(record.payload, _bound(journal_id, columns))
+    except SealError as error:
+        raise SealError(
+            f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: {error}; "
+            "nothing of it was loaded, put the journal's files back from a copy"
+        ) from error
+
+
+def compress(plain: bytes) -> bytes:
+    """Return `plain` with one leading byte that says how it is stored: 0 as it is, 1 deflated."""
+    if len(plain) >= _COMPRESS_FROM:
+        deflated = zlib.compress(plain, 1, -15)
+        if len(deflated) < len(plain):
+            return b"\x01" + deflated
+    return b"\x00" + plain
+
+
+def decompress(stored: bytes) -> bytes:
+    """Return what `compress` was given."""
+    return zlib.decompress(stored[1:], -15) if stored[:1] == b"\x01" else stored[1:]

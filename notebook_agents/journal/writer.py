@@ -1,0 +1,431 @@
+"""The only writer of queue.sqlite in a process: appends are committed in groups.
+
+Whoever appends first leads: it takes what is waiting, its own and the others', and commits it in
+one transaction; the others find their part done. A lone caller thus pays no hand-over to another
+thread. Callers on an event loop must not block it, so a thread of the writer leads for them.
+
+What was `stage`d has nobody waiting for it and goes out with the next append, before it. That is
+how LangGraph's checkpoint and the intents that rest on it become durable in one commit, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import clock, faults
+from notebook_agents.errors import (
+    FencedError,
+    JournalWriteError,
+    NotDurableError,
+    ThreadBusyError,
+)
+from notebook_agents.faults import Fault
+from notebook_agents.journal import locks
+from notebook_agents.journal.queue import Head, connect
+from notebook_agents.journal.records import Draft, seal
+from notebook_agents.journal.sql import query
+from notebook_agents.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from notebook_agents.sealing import DataKey
+
+
+class _Ticket:
+    """What one caller appends, and what became of it."""
+
+    __slots__ = ("done", "drafts", "durable", "error", "staged", "wake")
+
+    def __init__(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        durable: bool = False,
+        staged: bool = False,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        self.drafts = drafts
+        self.durable = durable
+        self.staged = staged  # nobody waits for it
+        self.done = False
+        self.error: BaseException | None = None
+        self.wake = wake
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self.done, self.error = True, error
+        if self.wake is not None:
+            self.wake()
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Some tickets must not be written; the transaction starts again without them."""
+
+
+class Writer:
+    """Commits drafts to queue.sqlite."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        journal_id: str,
+        key: Callable[[str], DataKey],
+        after_commit: Callable[[int], None],
+    ) -> None:
+        self._path = path
+        self._journal_id = journal_id
+        self._key = key
+        self._after_commit = after_commit
+        self._file_lock = locks.FileLock(path.with_name("queue.lock"))
+        self.leading = threading.RLock()
+        self._lock = threading.Lock()
+        self._waiting: list[_Ticket] = []
+        self._connection: sqlite3.Connection | None = connect(path)
+        self._synchronous = ""
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._newest: tuple[Any, ...] = ()
+        self.driving: set[str] = set()
+        """Threads that this process drives now; a claim of its own that is not here is stale."""
+
+    # -- what callers use ---------------------------------------------------------------------
+
+    def stage(self, drafts: Sequence[Draft]) -> None:
+        """Have `drafts` written, in order, before whatever is appended next."""
+        with self._lock:
+            self._waiting.append(_Ticket(drafts, staged=True))
+
+    def append(self, drafts: Sequence[Draft], *, durable: bool) -> None:
+        """Write what is staged and then `drafts`; return when they are committed.
+
+        Args:
+            drafts: Records; their `seq` is set.
+            durable: Whether they survive a power loss when this returns (one fsync), or only the
+                death of every process, until the next durable append covers them.
+
+        Raises:
+            ThreadBusyError: A claim met a living driver.
+            FencedError: Another driver took the thread.
+            JournalWriteError: The disk is full or fails; nothing of `drafts` is written.
+        """
+        ticket = _Ticket(drafts, durable=durable)
+        with self._lock:
+            self._waiting.append(ticket)
+        with self.leading:
+            if not ticket.done:
+                self._lead()
+        if ticket.error is not None:
+            raise ticket.error
+
+    async def append_async(self, drafts: Sequence[Draft], *, durable: bool) -> None:
+        """Do as `append` without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not future.done():
+                if ticket.error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(ticket.error)
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle)
+
+        ticket = _Ticket(drafts, durable=durable, wake=wake)
+        with self._lock:
+            self._waiting.append(ticket)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._serve, name="notebook-agents-writer", daemon=True
+                )
+                self._thread.start()
+        self._wake.set()
+        await future
+
+    def flush(self, *, durable: bool) -> None:
+        """Write what is staged."""
+        if self._waiting or durable:
+            self.append((), durable=durable)
+
+    def execute(self, statement: str, parameters: dict[str, Any]) -> None:
+        """Run one small statement in a transaction of its own."""
+        with self.leading, self._file_lock.held():
+            connection = self._usable()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute(statement, parameters)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    def vacuum(self) -> None:
+        """Give the pages that trimming freed back to the file system."""
+        with self.leading, self._file_lock.held():
+            connection = self._usable()
+            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Write what is staged and close."""
+        if self._closed:
+            return
+        try:
+            self.flush(durable=True)
+        finally:
+            self._closed = True
+            self._wake.set()
+            if self._thread is not None:
+                self._thread.join()
+            if self._connection is not None:
+                self._connection.close()
+            self._file_lock.close()
+
+    def abandon(self) -> list[Any]:
+        """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
+        kept = [self._connection]
+        self._connection = None
+        self._waiting = []
+        self._lock = threading.Lock()
+        self.leading = threading.RLock()
+        self._wake = threading.Event()
+        self._thread = None
+        self._file_lock = locks.FileLock(self._path.with_name("queue.lock"))
+        return kept
+
+    # -- committing ---------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            with self.leading:
+                self._lead()
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._closed:
+            raise NotDurableError("this journal is closed: open it again with Journal.open()")
+        if self._connection is None:  # after a fork
+            self._connection = connect(self._path)
+            self._synchronous = ""
+        if self._connection.in_transaction:  # a signal's handler raised in the middle of one
+            self._connection.execute("ROLLBACK")
+        return self._connection
+
+    def _lead(self) -> None:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        try:
+            while True:
+                try:
+                    last = self._commit([ticket for ticket in batch if not ticket.done])
+                    break
+                except _Refused:
+                    continue
+        except BaseException as error:  # noqa: BLE001 - settled, then raised again if it is no error
+            self._settle(batch, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for ticket in batch:
+                if not ticket.done:
+                    ticket.finish()
+            self._after_commit(last)
+
+    def _commit(self, batch: list[_Ticket]) -> int:
+        durable = any(ticket.durable for ticket in batch)
+        with self._file_lock.held():
+            connection = self._usable()
+            synchronous = "FULL" if durable else "NORMAL"
+            if synchronous != self._synchronous:
+                connection.execute(f"PRAGMA synchronous={synchronous}")
+                self._synchronous = synchronous
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                last = self._write(connection, batch)
+                faults.hit(Fault.COMMIT_BEFORE)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        faults.hit(Fault.COMMIT_AFTER)
+        return last
+
+    def _write(self, connection: sqlite3.Connection, batch: list[_Ticket]) -> int:
+        seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
+        ts = clock.now_us()
+        for ticket in batch:
+            self._claim(connection, ticket, seq=seq + 1, ts=ts)
+        rows = []
+        touched: dict[tuple[str, int | None], dict[str, Any]] = {}
+        for ticket in batch:
+            for draft in ticket.drafts:
+                seq += 1
+                rows.append(
+                    seal(
+                        draft, seq=seq, ts=ts, journal_id=self._journal_id, key=self._key(draft.scope)
+                    )
+                )
+                draft.seq = seq
+                _count(touched, draft, ts)
+        connection.executemany(query("queue.append"), rows)
+        if rows:
+            self._newest = rows[-1]
+        for values in touched.values():
+            self._touch(connection, batch, values)
+        for ticket in batch:
+            for draft in ticket.drafts:
+                if draft.kind is Kind.RUN_FINISHED:
+                    connection.execute(
+                        query("queue.release_thread"),
+                        {"thread": draft.thread, "token": draft.token},
+                    )
+        return seq
+
+    def _touch(
+        self, connection: sqlite3.Connection, batch: list[_Ticket], values: dict[str, Any]
+    ) -> None:
+        if connection.execute(query("queue.touch_thread"), values).rowcount:
+            return
+        thread, token = values["thread"], values["token"]
+        row = connection.execute(query("queue.thread"), {"thread": thread}).fetchone()
+        if row is None and token is None:
+            connection.execute(query("queue.add_thread"), {**values, "seq": values["first"]})
+            connection.execute(query("queue.touch_thread"), values)
+            return
+        by = "it was deleted" if row is None else _describe(Head(row))
+        for ticket in batch:
+            if any(draft.thread == thread and draft.token == token for draft in ticket.drafts):
+                ticket.finish(
+                    FencedError(
+                        f"this process no longer drives thread {thread!r} ({by}): nothing it does "
+                        "from now on is recorded, stop it and look at the other one"
+                    )
+                )
+        raise _Refused
+
+    def _claim(self, connection: sqlite3.Connection, ticket: _Ticket, *, seq: int, ts: int) -> None:
+        for draft in ticket.drafts:
+            claim = draft.claim
+            if claim is None:
+                continue
+            row = connection.execute(query("queue.thread"), {"thread": draft.thread}).fetchone()
+            if row is None:
+                connection.execute(
+                    query("queue.add_thread"),
+                    {"thread": draft.thread, "scope": draft.scope, "seq": seq, "ts": ts},
+                )
+            elif Head(row).driven and not self._stale(Head(row)):
+                ticket.finish(
+                    ThreadBusyError(
+                        f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait for "
+                        "it, stop it there, or use another thread"
+                    )
+                )
+                raise _Refused
+            connection.execute(
+                query("queue.claim_thread"),
+                {
+                    "thread": draft.thread,
+                    "agent": claim.agent,
+                    "run": claim.run,
+                    "session": claim.session,
+                    "notebook": claim.notebook,
+                    "pid": os.getpid(),
+                    "host": locks.host_name(),
+                    "boot": locks.boot_id(),
+                    "started": locks.process_started(os.getpid()),
+                    "ts": ts,
+                },
+            )
+            claim.token = 1 if row is None else Head(row).token + 1
+
+    def _stale(self, head: Head) -> bool:
+        """Whether a claim is this process's own, left behind by a run that was cut off."""
+        driver = head.driver
+        return (
+            driver is not None
+            and driver.pid == os.getpid()
+            and driver.host == locks.host_name()
+            and head.thread not in self.driving
+        )
+
+    def _settle(self, batch: list[_Ticket], error: BaseException) -> None:
+        """After a failure: tell every caller what became of its drafts.
+
+        An interrupt can arrive between the commit and the news of it. The rows tell: they are
+        there or they are not.
+        """
+        waiting = [ticket for ticket in batch if not ticket.done]
+        if self._landed():
+            for ticket in waiting:
+                ticket.finish()
+            return
+        for ticket in waiting:
+            for draft in ticket.drafts:
+                draft.seq = 0
+            if not ticket.staged:
+                ticket.finish(_as_write_error(error, self._path))
+        with self._lock:
+            self._waiting = [*(t for t in waiting if t.staged), *self._waiting]
+
+    def _landed(self) -> bool:
+        """Whether the transaction that was written last is in the file."""
+        if not self._newest:
+            return False
+        row = self._usable().execute(
+            "SELECT payload FROM records WHERE seq = ?", (self._newest[0],)
+        ).fetchone()
+        return row is not None and row[0] == self._newest[-1]  # no two seals are alike
+
+
+def _count(touched: dict[tuple[str, int | None], dict[str, Any]], draft: Draft, ts: int) -> None:
+    """Add a draft to what its thread's head is told."""
+    values = touched.get((draft.thread, draft.token))
+    if values is None:
+        values = touched[(draft.thread, draft.token)] = {
+            "thread": draft.thread,
+            "scope": draft.scope,
+            "token": draft.token,
+            "first": draft.seq,
+            "ts": ts,
+            "records": 0,
+            "intended": 0,
+            "returned": 0,
+            "status": None,
+        }
+    values["seq"] = draft.seq
+    values["records"] += 1
+    values["intended"] += draft.kind is Kind.STEP_INTENDED
+    values["returned"] += draft.kind is Kind.STEP_RETURNED
+    if draft.kind is Kind.RUN_FINISHED:
+        values["status"] = draft.name
+
+
+def _describe(head: Head) -> str:
+    driver = head.driver
+    if driver is None:
+        return "nobody now"
+    where = f" in {driver.notebook}" if driver.notebook else ""
+    return f"process {driver.pid} on {driver.host}{where} since {driver.since:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _as_write_error(error: BaseException, path: Path) -> BaseException:
+    if isinstance(error, sqlite3.Error | OSError):
+        return JournalWriteError(
+            f"the journal in {path.parent} could not be written ({error}): nothing of this step was "
+            "recorded; free some space or mend the disk, then resume"
+        )
+    return error

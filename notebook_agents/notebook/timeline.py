@@ -1,0 +1,542 @@
+"""A run as people read it: text for a terminal, static HTML for a cell, one sentence for the end.
+
+Everything here is computed from a `RunView` alone: no journal, no clock, no script in the page.
+The view becomes `_Row`s once (the tree, what is folded away, why a step ran again); the text and
+the HTML only lay the same rows out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from notebook_agents.model import Outcome, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from rich.text import Text
+
+    from notebook_agents.model import Attempt, RunView, Step
+
+_FAN_OUT = 8
+"""Neighbours of one name that are all shown; of more, the first `_SHOWN` and the loud ones are."""
+_SHOWN = 3
+_LOUD = 40
+"""Loud steps of one fan-out that are shown; failed ones first."""
+_LONG = 60
+"""Lines of one level above which the quiet ones in its middle are folded."""
+_ENDS = 20
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_MESSAGE = 300
+"""Characters of an error's message that a step's note shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """How a state looks: never by its colour alone."""
+
+    glyph: str
+    word: str
+    tone: str
+
+    def __str__(self) -> str:
+        return f"{self.glyph} {self.word}"
+
+
+_COLORS = {"good": "green", "bad": "bold red", "doubt": "yellow", "live": "cyan"}
+_STATE_CELLS = 12
+_RIGHT_CELLS = 10 + 12
+_MARK_CELLS = 2 + 12
+
+_OUTCOMES: Mapping[Outcome, _Look] = {
+    Outcome.RUNNING: _Look(glyph="▸", word="running", tone="live"),
+    Outcome.RETURNED: _Look(glyph="✓", word="returned", tone="good"),
+    Outcome.FAILED: _Look(glyph="✗", word="failed", tone="bad"),
+    Outcome.SUSPENDED: _Look(glyph="‖", word="waiting", tone="doubt"),
+    Outcome.UNCERTAIN: _Look(glyph="?", word="in doubt", tone="doubt"),
+    Outcome.LATE: _Look(glyph="~", word="late", tone="doubt"),
+}
+
+_STATUSES: Mapping[RunStatus, _Look] = {
+    RunStatus.PENDING: _Look(glyph="○", word="pending", tone="live"),
+    RunStatus.RUNNING: _Look(glyph="▸", word="running", tone="live"),
+    RunStatus.SUCCEEDED: _Look(glyph="✓", word="succeeded", tone="good"),
+    RunStatus.FAILED: _Look(glyph="✗", word="failed", tone="bad"),
+    RunStatus.CANCELLED: _Look(glyph="–", word="cancelled", tone="doubt"),
+    RunStatus.WAITING: _Look(glyph="‖", word="waiting", tone="doubt"),
+    RunStatus.IN_DOUBT: _Look(glyph="?", word="in doubt", tone="doubt"),
+    RunStatus.ORPHANED: _Look(glyph="!", word="orphaned", tone="doubt"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One line of the tree; `look` is None for a line that stands for folded steps."""
+
+    depth: int
+    look: _Look | None
+    name: str
+    attempts: str = ""
+    time: str = ""
+    mark: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """Steps that one line stands for."""
+
+    steps: tuple[Step, ...]
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` as people say it: "420 ms", "3.2 s", "3 min 12 s", "2 h 05 min"."""
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def status_text(status: RunStatus) -> str:
+    """Return the status as a glyph and a word, such as "✓ succeeded"."""
+    return str(_STATUSES[status])
+
+
+def summary(view: RunView) -> str:
+    """Return one sentence on what the run did, or did not have to do again."""
+    if view.stored:
+        return "the stored answer was given: nothing was run"
+    saved = _replayed(view)
+    if saved:
+        seconds = sum(step.seconds or 0.0 for step in saved)
+        return f"{_count(len(saved), 'step')} replayed: {duration(seconds)} not spent again"
+    returned = sum(step.outcome is Outcome.RETURNED for step in view.steps)
+    if returned == len(view.steps):
+        return f"{_count(returned, 'step')} returned"
+    return f"{returned} of {_count(len(view.steps), 'step')} returned"
+
+
+def advice(view: RunView) -> str | None:
+    """Return what to do next about a run that is not finished, or None where nothing is to do."""
+    resume = f"na.resume({clean(view.thread)!r})"
+    if view.status is RunStatus.FAILED:
+        return (
+            "fix the cause and run the cell again with the same input, or call "
+            f"{resume}: what returned is not run again"
+        )
+    if view.status is RunStatus.WAITING:
+        return f"it waits for a person: answer what it asks; {resume} shows the question again"
+    if view.status is RunStatus.IN_DOUBT:
+        return (
+            "find out at the other side whether the step in doubt happened, give it a `reconcile` "
+            f"function that answers it, then call {resume}"
+        )
+    if view.status is RunStatus.ORPHANED:
+        return f"its process is gone: call {resume} to go on behind what returned"
+    return None
+
+
+def to_text(view: RunView, *, width: int = 80, color: bool = False) -> str:
+    """Return the run as lines of at most `width` cells, without a newline at the end.
+
+    Args:
+        view: The run.
+        width: Columns of the terminal.
+        color: Whether to write ANSI colours; a state's word and glyph say the same without.
+    """
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    out = StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=color,
+        force_jupyter=False,
+        legacy_windows=False,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
+    look = _STATUSES[view.status]
+    title = Text(_title(view), style="bold").append(" · ").append(str(look), _COLORS[look.tone])
+    console.print(title, Text(_facts(view), style="dim"), Text(_told(view)), sep="\n")
+    if view.error is not None:
+        console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
+    if (next_thing := advice(view)) is not None:
+        console.print(Text(f"next: {next_thing}"))
+    if view.steps:
+        room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
+        heading = _Row(depth=0, look=None, name="step", attempts="attempts", time="time")
+        console.print()
+        console.print(_text_line("state", heading, room))
+    for row in _rows(view):
+        console.print(_text_line(str(row.look or ""), row, room))
+        for note in row.notes:
+            left = _STATE_CELLS + 2 * row.depth + 2
+            console.print(Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def _text_line(state: str, row: _Row, room: int) -> Text:
+    """Lay one line out: the name has what the other columns leave of `room`, and is cut to it."""
+    from rich.text import Text
+
+    name = Text(_indent(row.depth) + row.name)
+    counts = f"{row.attempts:>10}{row.time:>12}" if row.attempts else f"{row.time:>12}"
+    name.truncate(max(room - _STATE_CELLS - len(counts), 8), overflow="ellipsis", pad=True)
+    line = Text.assemble(f"{state:<{_STATE_CELLS}}", name, counts, "  ", row.mark, no_wrap=True)
+    line.stylize(_COLORS[row.look.tone] if row.look else "dim", 0, len(state) or len(line))
+    return line
+
+
+def to_html(view: RunView) -> str:
+    """Return the run as a static piece of HTML: no script, every value escaped.
+
+    It reads well where the style is stripped too (GitHub): the tree is spelled out in characters,
+    and every state is a word.
+    """
+    look = _STATUSES[view.status]
+    head = [
+        f'<p class="na-title"><strong>{escape(_title(view))}</strong> {_badge(look)}</p>',
+        f'<p class="na-facts">{escape(_facts(view))}</p>',
+        f"<p>{escape(_told(view))}</p>",
+    ]
+    if view.error is not None:
+        head.append(f'<p class="na-error"><code>{escape(clean(view.error))}</code></p>')
+    if (next_thing := advice(view)) is not None:
+        head.append(f'<p class="na-next"><strong>Next:</strong> {_code(next_thing)}</p>')
+    body = "".join(_html_row(row) for row in _rows(view))
+    table = f"<table>{_HTML_HEAD}<tbody>{body}</tbody></table>" if body else ""
+    return f'<div class="na-timeline"><style>{_STYLE}</style>{"".join(head)}{table}</div>'
+
+
+def _html_row(row: _Row) -> str:
+    notes = "".join(f'<div class="na-note">{escape(note)}</div>' for note in row.notes)
+    indent = escape(_indent(row.depth)).replace(" ", "&nbsp;")
+    if row.look is None:
+        return (
+            f'<tr class="na-more"><td></td><td>{indent}{escape(row.name)}</td>'
+            f'<td></td><td class="na-number">{escape(row.time)}</td>'
+            f'<td class="na-mark">{escape(row.mark)}</td></tr>'
+        )
+    return (
+        f"<tr><td>{_badge(row.look)}</td>"
+        f"<td>{indent}<code>{escape(row.name)}</code>{notes}</td>"
+        f'<td class="na-number">{escape(row.attempts)}</td>'
+        f'<td class="na-number">{escape(row.time)}</td>'
+        f'<td class="na-mark">{escape(row.mark)}</td></tr>'
+    )
+
+
+def _badge(look: _Look) -> str:
+    return f'<span class="na-state na-{look.tone}">{look.glyph}&nbsp;{escape(look.word)}</span>'
+
+
+def _code(text: str) -> str:
+    """Escape `text` and set its call of `na.resume(…)` as code."""
+    before, call, rest = text.partition("na.resume(")
+    if not call:
+        return escape(text)
+    quoted, end, after = rest.rpartition(")")
+    return f"{escape(before)}<code>{escape(call + quoted + end)}</code>{escape(after)}"
+
+
+def _rows(view: RunView) -> Iterator[_Row]:
+    """Yield the tree's lines: nodes as they began, their durable calls below them."""
+    children: dict[str | None, list[Step]] = {}
+    known = {step.id for step in view.steps}
+    for step in view.steps:
+        children.setdefault(step.parent if step.parent in known else None, []).append(step)
+    loud = _loud(view, children)
+    notes = {step.id: _notes(step, view) for step in view.steps}
+    keys = _asked_for(view)
+
+    def below(parent: str | None, depth: int) -> Iterator[_Row]:
+        for item in _fold(children.get(parent, []), loud):
+            if isinstance(item, _Folded):
+                yield _folded_row(item.steps, view, depth)
+            else:
+                inner = {note for child in children.get(item.id, ()) for note in notes[child.id]}
+                own = [note for note in notes[item.id] if note not in inner]
+                if item.id in keys:
+                    own.append(f"its idempotency key is {clean(item.key)}")
+                yield _step_row(item, view, depth, tuple(own))
+                yield from below(item.id, depth + 1)
+
+    return below(None, 0)
+
+
+def _asked_for(view: RunView) -> set[str]:
+    """Return the ids of the steps of which somebody has to find out whether they happened.
+
+    An at-most-once step that raised is one of them: an error does not prove that nothing happened.
+    """
+    if view.status is not RunStatus.IN_DOUBT:
+        return set()
+    asked = {Outcome.UNCERTAIN, Outcome.FAILED}
+    open_ = [step for step in view.steps if _outcome(step, view) in asked]
+    return {step.id for step in open_} - {step.parent for step in open_ if step.parent}
+
+
+def _loud(view: RunView, children: Mapping[str | None, Sequence[Step]]) -> dict[str, bool]:
+    """Return, for each step worth a line of its own, whether it or one below it failed."""
+    loud: dict[str, bool] = {}
+
+    def visit(step: Step) -> None:
+        for child in children.get(step.id, ()):
+            visit(child)
+        outcome = _outcome(step, view)
+        below = [loud[child.id] for child in children.get(step.id, ()) if child.id in loud]
+        if len(step.attempts) > 1 or below or outcome not in (Outcome.RETURNED, Outcome.RUNNING):
+            loud[step.id] = outcome is Outcome.FAILED or any(below)
+
+    for step in children.get(None, ()):
+        visit(step)
+    return loud
+
+
+def _fold(siblings: Sequence[Step], loud: Mapping[str, bool]) -> list[Step | _Folded]:
+    """Fold the quiet steps of long fan-outs, then the quiet middle of what is still long."""
+    items: list[Step | _Folded] = []
+    for _, neighbours in groupby(siblings, key=lambda step: step.name):
+        group = list(neighbours)
+        if len(group) <= _FAN_OUT:
+            items += group
+            continue
+        failed_first = sorted(
+            (step for step in group if step.id in loud), key=lambda step: not loud[step.id]
+        )
+        kept = {step.id for step in (*group[:_SHOWN], *failed_first[:_LOUD])}
+        items += [step for step in group if step.id in kept]
+        if len(kept) < len(group):
+            items.append(_Folded(tuple(step for step in group if step.id not in kept)))
+    if len(items) <= _LONG:
+        return items
+    middle: list[Step | _Folded] = []
+    for quiet, run in groupby(
+        items[_ENDS:-_ENDS], key=lambda item: isinstance(item, _Folded) or item.id not in loud
+    ):
+        if not quiet:
+            middle += run
+            continue
+        steps: list[Step] = []
+        for item in run:
+            steps += item.steps if isinstance(item, _Folded) else (item,)
+        middle.append(_Folded(tuple(steps)))
+    return [*items[:_ENDS], *middle, *items[-_ENDS:]]
+
+
+def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> _Row:
+    seconds = step.seconds
+    return _Row(
+        depth=depth,
+        look=_OUTCOMES[_outcome(step, view)],
+        name=clean(step.name),
+        attempts=str(len(step.attempts)),
+        time="" if seconds is None else duration(seconds),
+        mark="replayed" if step.replayed else "",
+        notes=notes,
+    )
+
+
+def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
+    names = sorted({clean(step.name) for step in steps})
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    words = Counter(_OUTCOMES[_outcome(step, view)].word for step in steps)
+    if len(words) == 1:
+        said = next(iter(words))
+    else:
+        said = ", ".join(f"{count} {word}" for word, count in words.most_common())
+    replayed = sum(step.replayed for step in steps)
+    again = sum(len(step.attempts) > 1 for step in steps)
+    if again:
+        said += f", {again} of them run again"
+    mark = "" if not replayed else "replayed" if replayed == len(steps) else f"{replayed} replayed"
+    return _Row(
+        depth=depth,
+        look=None,
+        name=f"… {len(steps)} more: {said} ({shown})",
+        time=duration(sum(step.seconds or 0.0 for step in steps)),
+        mark=mark,
+    )
+
+
+def _notes(step: Step, view: RunView) -> tuple[str, ...]:
+    """Say why the step ran again, and how it stands where it has not returned."""
+    said = [_why_again(attempt) for attempt in step.attempts[:-1]]
+    last = step.attempts[-1]
+    outcome = _outcome(step, view)
+    if outcome is Outcome.UNCERTAIN:
+        said.append(f"in doubt: started by process {last.session}, never returned")
+    elif outcome is Outcome.FAILED and last.error is not None and last.error != view.error:
+        said.append(_shorten(last.error))
+    elif outcome is Outcome.SUSPENDED:
+        said.append("waits for a person")
+    notes = []
+    for note, equal in groupby(said):
+        times = len(list(equal))
+        notes.append(note if times == 1 else f"{note} ({times} times)")
+    return tuple(notes)
+
+
+def _why_again(attempt: Attempt) -> str:
+    """Say why `attempt` was not the step's last one."""
+    match attempt.outcome:
+        case Outcome.FAILED:
+            return (
+                f"failed in process {attempt.session}: {_shorten(attempt.error or '?')}; run again"
+            )
+        case Outcome.SUSPENDED:
+            return "waited for a person; run again with the answer"
+        case Outcome.LATE:
+            return (
+                f"started by process {attempt.session}, ended after a newer attempt had begun; "
+                "not used"
+            )
+        case Outcome.RETURNED:
+            return f"returned in process {attempt.session}"
+    return (
+        f"in doubt: started by process {attempt.session}, never returned; run again with the "
+        "same key"
+    )
+
+
+def _outcome(step: Step, view: RunView) -> Outcome:
+    """Return how the step stands; in a run that nobody drives, no step is running."""
+    outcome = step.outcome
+    if outcome is Outcome.RUNNING and view.status not in (RunStatus.PENDING, RunStatus.RUNNING):
+        return Outcome.UNCERTAIN
+    return outcome
+
+
+def _replayed(view: RunView) -> list[Step]:
+    """Return the replayed steps, without those inside a step that was replayed as a whole."""
+    replayed = {step.id for step in view.steps if step.replayed}
+    return [step for step in view.steps if step.replayed and step.parent not in replayed]
+
+
+def _title(view: RunView) -> str:
+    return f"{clean(view.agent)} · thread {clean(view.thread)} · run {view.number}"
+
+
+def _facts(view: RunView) -> str:
+    facts = [_count(view.sessions, "process", "processes")]
+    last = _last_known(view)
+    total = duration((last - view.started).total_seconds())
+    facts.append(f"{total} so far" if view.status is RunStatus.RUNNING else total)
+    facts.append(f"started {view.started.astimezone():%Y-%m-%d %H:%M:%S %Z}")
+    return " · ".join(facts)
+
+
+def _told(view: RunView) -> str:
+    """Return the summary and how many steps were, or are, in doubt."""
+    doubtful = _doubtful(view)
+    still = sum(_outcome(step, view) is Outcome.UNCERTAIN for step in doubtful)
+    told = summary(view)
+    if past := len(doubtful) - still:
+        told += f" · {_count(past, 'step was', 'steps were')} in doubt"
+    if still:
+        told += f" · {_count(still, 'step is', 'steps are')} in doubt"
+    return told
+
+
+def _doubtful(view: RunView) -> list[Step]:
+    """Return the steps that were or are in doubt, without those in doubt for one inside them."""
+    doubtful = [
+        step
+        for step in view.steps
+        if step.was_in_doubt or _outcome(step, view) is Outcome.UNCERTAIN
+    ]
+    enclosing = {step.parent for step in doubtful}
+    return [step for step in doubtful if step.id not in enclosing]
+
+
+def _last_known(view: RunView) -> datetime:
+    """Return the newest moment that the records know of."""
+    if view.ended is not None:
+        return view.ended
+    moments = [view.started]
+    for step in view.steps:
+        moments += [attempt.ended or attempt.started for attempt in step.attempts]
+    return max(moments)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _indent(depth: int) -> str:
+    return "" if depth == 0 else "  " * (depth - 1) + "└ "
+
+
+def _shorten(message: str) -> str:
+    clean = clean(message)
+    return clean if len(clean) <= _MESSAGE else f"{clean[: _MESSAGE - 1]}…"
+
+
+def clean(text: str) -> str:
+    """Return `text` on one line and without what a terminal would obey."""
+    plain = _ANSI.sub("", text)
+    return " ".join("".join(char if char.isprintable() else " " for char in plain).split())
+
+
+_HTML_HEAD = (
+    "<thead><tr><th>state</th><th>step</th><th>attempts</th><th>time</th><th></th></tr></thead>"
+)
+
+# The ground and the ink come from the same source, JupyterLab's theme or our fall-backs, so that
+# neither is ever read against the other's; the class is doubled to outweigh JupyterLab's tables.
+_STYLE = """
+.na-timeline{--na-ground:var(--jp-layout-color1,#fff);--na-ink:var(--jp-content-font-color1,#1f2328);
+--na-soft:var(--jp-content-font-color2,#59636e);--na-line:var(--jp-border-color2,#d1d9e0);
+--na-good:var(--jp-success-color1,#1a7f37);--na-bad:var(--jp-error-color1,#cf222e);
+--na-doubt:var(--jp-warn-color1,#9a6700);--na-live:var(--jp-info-color1,#0969da);
+background:var(--na-ground);color:var(--na-ink);border:1px solid var(--na-line);border-radius:6px;
+padding:10px 14px;font:13px/1.5 var(--jp-content-font-family,system-ui,sans-serif);overflow-x:auto}
+@media (prefers-color-scheme:dark){.na-timeline{--na-ground:var(--jp-layout-color1,#0d1117);
+--na-ink:var(--jp-content-font-color1,#e6edf3);--na-soft:var(--jp-content-font-color2,#9198a1);
+--na-line:var(--jp-border-color2,#3d444d);--na-good:var(--jp-success-color1,#3fb950);
+--na-bad:var(--jp-error-color1,#f85149);--na-doubt:var(--jp-warn-color1,#d29922);
+--na-live:var(--jp-info-color1,#4493f8)}}
+.na-timeline.na-timeline p{margin:0 0 4px;color:inherit}
+.na-timeline.na-timeline .na-facts,.na-timeline.na-timeline .na-note,
+.na-timeline.na-timeline .na-mark,.na-timeline.na-timeline .na-more td{color:var(--na-soft)}
+.na-timeline.na-timeline .na-error code{color:var(--na-bad);white-space:pre-wrap}
+.na-timeline.na-timeline code{font-family:var(--jp-code-font-family,ui-monospace,monospace);
+font-size:12px;background:none;color:inherit;padding:0}
+.na-timeline.na-timeline table{border-collapse:collapse;border:0;margin:8px 0 0;width:100%;
+font-size:13px;table-layout:auto}
+.na-timeline.na-timeline tbody tr,.na-timeline.na-timeline thead tr{background:none;border:0}
+.na-timeline.na-timeline th,.na-timeline.na-timeline td{text-align:left;vertical-align:top;
+padding:3px 14px 3px 0;border:0;max-width:none;white-space:normal}
+.na-timeline.na-timeline th{font-weight:600;color:var(--na-soft);
+border-bottom:1px solid var(--na-line)}
+.na-timeline.na-timeline th:nth-child(2){width:100%}
+.na-timeline.na-timeline th:nth-child(3),.na-timeline.na-timeline th:nth-child(4),
+.na-timeline.na-timeline .na-number{text-align:right;white-space:nowrap;
+font-variant-numeric:tabular-nums}
+.na-timeline.na-timeline .na-state{white-space:nowrap;font-weight:600}
+.na-timeline.na-timeline .na-mark{white-space:nowrap}
+.na-timeline.na-timeline .na-note{font-size:12px;padding-left:1em}
+.na-good{color:var(--na-good)}.na-bad{color:var(--na-bad)}
+.na-doubt{color:var(--na-doubt)}.na-live{color:var(--na-live)}
+""".strip()

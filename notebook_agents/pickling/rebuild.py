@@ -1,0 +1,81 @@
+"""Functions that pickles call when they are loaded.
+
+Journals name them by this module and their own name: rename one, or change what it takes, and
+older journals do not open.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import platform
+import types
+import typing
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+BYTECODE = importlib.util.MAGIC_NUMBER
+PYTHON = platform.python_version()
+
+
+def code(bytecode: bytes, python: str, *parts: Any) -> types.CodeType:
+    """Rebuild a code object, if this interpreter speaks its bytecode.
+
+    Another version's bytecode loads without complaint and crashes the interpreter when it runs.
+
+    Args:
+        bytecode: The magic number of the bytecode's version.
+        python: The version that compiled it, for the message.
+        *parts: The arguments of `types.CodeType`.
+
+    Raises:
+        ImportError: It was compiled by another version of Python.
+    """
+    if bytecode != BYTECODE:
+        raise ImportError(
+            f"a function in it was compiled by Python {python}, and this is Python {PYTHON}"
+        )
+    return types.CodeType(*parts)
+
+
+def exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Rebuild an exception without calling the `__init__` that its class defines in Python.
+
+    Python would call it with `args`, which is what the class gave to `super().__init__`: often
+    one finished message instead of the arguments that made it.
+    """
+    error = cls.__new__(cls, *args)
+    for base in cls.__mro__:
+        init = base.__dict__.get("__init__")
+        if init is not None and not isinstance(init, types.FunctionType):
+            init(error, *args)  # written in C: it sets fields of C, such as UnicodeError's
+            break
+    return error
+
+
+def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Rebuild a function under `functools.lru_cache`, its cache empty."""
+    return functools.lru_cache(**parameters)(function)
+
+
+def type_parameter(kind: str, module: str, name: str, *rest: Any) -> Any:
+    """Rebuild a name of `typing` that was made in a cell: NewType, ParamSpec, TypeVarTuple."""
+    made = getattr(typing, kind)(name, *rest)
+    made.__module__ = module
+    return made
+
+
+def weak_mapping(cls: type[Any], items: list[tuple[Any, Any]]) -> Any:
+    """Rebuild a `WeakKeyDictionary` or `WeakValueDictionary` with what was alive in it."""
+    assert issubclass(cls, weakref.WeakKeyDictionary | weakref.WeakValueDictionary)
+    return cls(items)
+
+
+def view(data: bytes, code: str, shape: tuple[int, ...]) -> memoryview:
+    """Rebuild a memoryview, over bytes of its own."""
+    flat = memoryview(data)
+    return flat if code == "B" and len(shape) == 1 else flat.cast(code, shape)  # type: ignore[call-overload]

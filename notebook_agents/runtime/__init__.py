@@ -1,0 +1,1 @@
+"""Steps, replay and recovery: knows neither LangGraph nor Jupyter."""

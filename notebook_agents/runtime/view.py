@@ -1,0 +1,126 @@
+"""Runs as their records tell them: what timelines, lists and summaries show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from notebook_agents import clock, ids
+from notebook_agents.errors import UnknownThreadError
+from notebook_agents.journal.values import unpack
+from notebook_agents.model import Attempt, Kind, Outcome, RunStatus, RunView, Step
+
+if TYPE_CHECKING:
+    from notebook_agents.journal import Journal, Record
+
+_ENDS = {
+    Kind.STEP_RETURNED: Outcome.RETURNED,
+    Kind.STEP_FAILED: Outcome.FAILED,
+    Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
+    Kind.STEP_LATE: Outcome.LATE,
+}
+_KINDS = (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.STEP_INTENDED, *_ENDS)
+
+
+def run_view(
+    journal: Journal, thread: str, number: int | None = None, *, stored: bool = False
+) -> RunView:
+    """Return a run of a thread as its records tell it.
+
+    Args:
+        journal: The journal.
+        thread: The thread's name.
+        number: The run's number within the thread; None for the newest.
+        stored: Its value was given without running anything.
+
+    Raises:
+        UnknownThreadError: There is no such thread, or no such run in it.
+    """
+    info = journal.thread(thread)
+    number = info.run if number is None else number
+    records = [
+        record
+        for record in journal.select(thread=thread, kinds=_KINDS)
+        if record.run == number
+    ]
+    starts = [record for record in records if record.kind is Kind.RUN_STARTED]
+    if not starts:
+        has = f"its newest run is {info.run}" if info.run else "it was never run by an agent"
+        raise UnknownThreadError(f"thread {thread!r} has no run {number}: {has}")
+    ends = [record for record in records if record.kind is Kind.RUN_FINISHED]
+    newest = ends[-1] if ends and ends[-1].seq > starts[-1].seq else None
+    status = RunStatus(newest.name) if newest and newest.name else RunStatus.RUNNING
+    if status is RunStatus.RUNNING and number == info.run:
+        status = info.status
+    return RunView(
+        thread=thread,
+        number=number,
+        agent=starts[0].name or "",
+        status=status,
+        steps=_steps(journal, records, starts, active=status is RunStatus.RUNNING),
+        sessions=len(starts),
+        started=clock.from_us(starts[0].ts),
+        ended=clock.from_us(newest.ts) if newest else None,
+        error=unpack(journal.payload(newest.seq))[1] if newest else None,
+        stored=stored,
+    )
+
+
+def _steps(
+    journal: Journal, records: list[Record], starts: list[Record], *, active: bool
+) -> tuple[Step, ...]:
+    """Return the steps in the order in which they first began."""
+    failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED]
+    errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
+    ends = {
+        (record.step, record.attempt): record for record in records if record.kind in _ENDS
+    }
+    begun: dict[str, list[Record]] = {}
+    for record in records:
+        if record.kind is Kind.STEP_INTENDED and record.step is not None:
+            begun.setdefault(record.step, []).append(record)
+    resumed_at = starts[-1].seq if len(starts) > 1 else 0
+    return tuple(
+        _step(step, intents, ends, errors, starts, resumed_at=resumed_at, active=active)
+        for step, intents in begun.items()
+    )
+
+
+def _step(
+    step: str,
+    intents: list[Record],
+    ends: dict[tuple[str | None, int | None], Record],
+    errors: dict[int, str],
+    starts: list[Record],
+    *,
+    resumed_at: int,
+    active: bool,
+) -> Step:
+    attempts = []
+    replayed = False
+    for intent in intents:
+        end = ends.get((step, intent.attempt))
+        if end is None:
+            here = active and intent is intents[-1] and intent.seq > starts[-1].seq
+            outcome = Outcome.RUNNING if here else Outcome.UNCERTAIN
+        else:
+            outcome = _ENDS[end.kind]
+            replayed = replayed or (outcome is Outcome.RETURNED and end.seq < resumed_at)
+        attempts.append(
+            Attempt(
+                number=intent.attempt or 1,
+                session=sum(start.seq < intent.seq for start in starts),
+                started=clock.from_us(intent.ts),
+                ended=None if end is None else clock.from_us(end.ts),
+                outcome=outcome,
+                error=None if end is None else errors.get(end.seq),
+            )
+        )
+    return Step(
+        id=step,
+        name=intents[0].name or "",
+        parent=intents[0].parent,
+        namespace=intents[0].ns or "",
+        attempts=tuple(attempts),
+        replayed=replayed,
+        key=ids.idempotency_key(step),
+    )

@@ -1,0 +1,194 @@
+"""The ways in which trials are disturbed, each trial with a name that replays it.
+
+A trial is a function of the seed and its name: `faults/fan-out/result.after@2/sigkill`,
+`random/nested/17`, `together/3`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.faults import Fault
+
+from .ledger import What
+from .shapes import SHAPES
+from .trial import Action, Armed, Plan, Tally, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .shapes import Shape
+
+ARMS = ("faults", "random", "together")
+HITS = (1, 2, 3, 5, 8)
+"""Which passage of a fault point is disturbed, where the graph passes it that often."""
+SLACK = 2
+"""How many passages fewer than counted are relied on: how commits are grouped is chance."""
+TOGETHER = 4
+"""How many processes die at the same instant."""
+CORES = os.cpu_count() or 1
+DEATHS = 3
+"""How many processes of a trial are disturbed at most before one is left alone."""
+
+INGEST_FAULTS = frozenset(fault for fault in Fault if fault.name.startswith("INGEST"))
+"""The points that are passed only when DuckDB takes records over; those trials let it."""
+
+
+def run_trial(name: str, seed: int) -> Tally:
+    """Run the trial of this name.
+
+    Raises:
+        ValueError: No trial is called that.
+    """
+    arm, *parts = name.split("/")
+    chance = Random(f"{seed}:{name}")  # to be repeated, not to be secret
+    match arm, parts:
+        case "faults", [shape, point, action] if shape in SHAPES:
+            fault, _, hit = point.partition("@")
+            armed = Armed(fault=Fault(fault), hit=int(hit), action=Action(action))
+            return _in_folder(lambda at: _at_fault(name, SHAPES[shape], armed, chance, at))
+        case "random", [shape, _] if shape in SHAPES:
+            return _in_folder(lambda at: _at_random(name, SHAPES[shape], chance, at))
+        case "together", [_]:
+            return _in_folder(lambda at: _all_at_once(name, chance, at))
+    raise ValueError(f"no trial is called {name!r}")
+
+
+def fault_trials(shape: str) -> Iterator[str]:
+    """Name every trial at a fault point that runs of this shape reach."""
+    passed = passages(shape)
+    for fault, hit, action in itertools.product(Fault, HITS, Action):
+        if hit <= max(passed[fault] - SLACK, min(passed[fault], 1)):
+            yield f"faults/{shape}/{fault}@{hit}/{action}"
+
+
+def endless(seed: int, arm: str = "all") -> Iterator[str]:
+    """Name the trials of a long run, without end.
+
+    Args:
+        seed: What the mixture behind the first pass over the fault points is drawn with.
+        arm: One of `ARMS`, or "all".
+    """
+    faulty = [name for shape in SHAPES for name in fault_trials(shape)]
+    if arm in ("all", "faults"):
+        yield from faulty
+    chance = Random(seed)
+    for number in itertools.count():
+        if arm in ("all", "random"):
+            yield from (f"random/{shape}/{number}" for shape in SHAPES)
+        if arm in ("all", "together"):
+            yield f"together/{number}"
+        if arm in ("all", "faults"):
+            yield chance.choice(faulty)
+
+
+@cache
+def passages(shape: str) -> dict[Fault, int]:
+    """Count how often an undisturbed run of this shape passes each fault point."""
+    plain, ingesting = _undisturbed(shape, ingest=False)[1], _undisturbed(shape, ingest=True)[1]
+    return {
+        fault: (ingesting if fault in INGEST_FAULTS else plain).get(fault, 0) for fault in Fault
+    }
+
+
+@cache
+def _undisturbed(shape: str, *, ingest: bool) -> tuple[float, dict[str, int]]:
+    """Return the seconds and the passages of an undisturbed run.
+
+    Raises:
+        AssertionError: It broke a rule, undisturbed.
+    """
+
+    def measure(folder: Path) -> Tally:
+        trial = Trial(f"undisturbed/{shape}", SHAPES[shape], folder)
+        begun = time.monotonic()
+        trial.live(Plan(ingest=ingest))
+        measured.append(time.monotonic() - begun)
+        measured.extend(line.value for line in trial.lines() if line.what is What.COUNTED)
+        return trial.judge()
+
+    measured: list[Any] = []
+    tally = _in_folder(measure)
+    assert not tally.violations, tally.violations
+    return measured[0], measured[1]
+
+
+def _at_fault(name: str, shape: Shape, armed: Armed, chance: Random, folder: Path) -> Tally:
+    ingest = armed.fault in INGEST_FAULTS
+    again = armed.action is Action.RAISE and chance.random() < 0.5
+    plans = [Plan(armed=armed, ingest=ingest, again=again)]
+    while len(plans) < DEATHS and chance.random() < 0.5:
+        other = Armed(
+            fault=chance.choice(list(Fault)), hit=chance.choice((1, 2)), action=Action.KILL
+        )
+        plans.append(_next_plan(chance, armed=other, ingest=ingest))
+    return Trial(name, shape, folder).play(plans)
+
+
+def _at_random(name: str, shape: Shape, chance: Random, folder: Path) -> Tally:
+    ingest = chance.random() < 0.3
+    seconds = _undisturbed(shape.name, ingest=ingest)[0]
+    return Trial(name, shape, folder).play(
+        _next_plan(chance, delay=chance.uniform(0, seconds), ingest=ingest) for _ in range(DEATHS)
+    )
+
+
+def _all_at_once(name: str, chance: Random, folder: Path) -> Tally:
+    """Kill the processes of several threads of one journal with one signal, again and again."""
+    shapes = [chance.choice(list(SHAPES.values())) for _ in range(TOGETHER)]
+    trials = [
+        Trial(name, shape, folder, thread=f"t{number}") for number, shape in enumerate(shapes)
+    ]
+    seconds = sum(_undisturbed(shape.name, ingest=False)[0] for shape in shapes) / CORES
+    going = trials
+    for _ in range(DEATHS):
+        plan = _next_plan(chance, delay=chance.uniform(0, seconds), ingest=chance.random() < 0.3)
+        going = [trial for trial in going if not trial.ended]
+        if going:
+            _live_together(going, plan)
+    _live_together(trials, Plan(resume=True))
+    tally = Tally()
+    for trial in trials:
+        tally.add(trial.judge())
+    return tally
+
+
+def _live_together(trials: list[Trial], plan: Plan) -> None:
+    leader = trials[0].begin(plan, group=0)
+    for trial in trials[1:]:
+        trial.begin(plan, group=leader.pid)
+    if plan.delay is not None:
+        leader.ends_within(plan.delay)
+        leader.kill(group=True)
+    for trial in trials:
+        trial.end()
+
+
+def _next_plan(
+    chance: Random, *, armed: Armed | None = None, delay: float | None = None, ingest: bool
+) -> Plan:
+    return Plan(
+        armed=armed,
+        delay=delay,
+        resume=chance.random() < 0.7,
+        audit=chance.random() < 0.5,
+        ingest=ingest,
+        optional=True,
+    )
+
+
+def _in_folder(run: Callable[[Path], Tally]) -> Tally:
+    """Run a trial in a directory of its own, kept for a look if it broke a promise."""
+    folder = Path(tempfile.mkdtemp(prefix="crash-"))
+    tally = run(folder)
+    if not tally.violations:
+        shutil.rmtree(folder)
+    return tally

@@ -1,0 +1,351 @@
+"""The graphs that are killed: small, and of every shape that a step can stand in.
+
+Each step fires one effect under its idempotency key and returns a value that no other execution
+returns. Each node first acknowledges all that it finds in the state: whoever begins behind a step
+has been told that the step returned, and what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import os
+import random
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import RetryPolicy, Send
+
+import notebook_agents as na
+
+
+from .ledger import What, lines, note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from notebook_agents.runtime.steps import Answer
+
+WIDTH = 8
+"""How many tasks the fan-out has."""
+TURNS = 3
+"""How often the loop goes round."""
+
+
+def _merge(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
+    return {**old, **new}
+
+
+class State(TypedDict):
+    """What each step returned, by its label, and the labels of the nodes in order."""
+
+    results: Annotated[dict[str, str], _merge]
+    order: Annotated[list[str], operator.add]
+
+
+class _Item(TypedDict):
+    number: int
+    results: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A graph to kill.
+
+    Attributes:
+        name: What it is called on the command line.
+        build: Makes the uncompiled graph.
+        orders: What an undisturbed run may leave in the state's `order`.
+        calls: The durable calls, named `node/call`.
+        once: Those of them that are at most once, with somebody to ask.
+    """
+
+    name: str
+    build: Callable[[], StateGraph[Any, Any, Any, Any]]
+    orders: tuple[tuple[str, ...], ...]
+    calls: tuple[str, ...]
+    once: tuple[str, ...] = ()
+
+    def problems(self, value: dict[str, Any], effects: Sequence[str]) -> list[str]:
+        """Return how a run differs from every undisturbed one.
+
+        Args:
+            value: What the run came to.
+            effects: The labels of all effects, of every process.
+        """
+        order = tuple(value["order"])
+        if order not in self.orders:
+            return [f"the nodes' order is {order}"]
+        expected = {*order, *(name for name in self.calls if name.split("/")[0] in order)}
+        problems = [
+            f"too many or too few {what}: {sorted(some ^ expected)}"
+            for what, some in (("results", set(value["results"])), ("effects", set(effects)))
+            if some != expected
+        ]
+        return problems + [
+            f"{label} happened {effects.count(label)} times"
+            for label in self.once
+            if effects.count(label) != 1
+        ]
+
+
+def start() -> State:
+    """Return the input of every shape."""
+    return {"results": {}, "order": []}
+
+
+def _fire(label: str) -> str:
+    value = secrets.token_hex(4)
+    note(What.EFFECT, label=label, key=na.idempotency_key(), value=value)
+    return value
+
+
+def _acknowledge(results: dict[str, str]) -> None:
+    for label, value in results.items():
+        note(What.ACK, label=label, value=value)
+
+
+@na.step
+def call(label: str) -> str:
+    """Do something outside, once; a durable call inside a node."""
+    return _fire(label)
+
+
+@na.step
+async def acall(label: str) -> str:
+    """Do the same on the event loop."""
+    await asyncio.sleep(0)
+    return _fire(label)
+
+
+def _told(key: str) -> Answer:
+    """Say whether the call with this key happened: the ledger is the other side."""
+    for line in lines():
+        if line.what is What.EFFECT and line.key == key:
+            return na.did(line.value)
+    return na.did_not()
+
+
+@na.step(at_most_once=True, reconcile=_told)
+def pay(label: str) -> str:
+    """Do something that must never happen twice."""
+    return _fire(label)
+
+
+def _node(name: str, *calls: str) -> Callable[[State], State]:
+    """Return a node that fires, then makes durable calls one after the other."""
+
+    def node(state: State) -> State:
+        _acknowledge(state["results"])
+        results = {name: _fire(name)}
+        for label in calls:
+            results[label] = call(label)
+            _acknowledge({label: results[label]})
+        return {"results": results, "order": [name]}
+
+    return node
+
+
+def _async_node(name: str, *calls: str) -> Callable[[State], Any]:
+    """Return a node that fires, then makes durable calls at the same time."""
+
+    async def node(state: State) -> State:
+        _acknowledge(state["results"])
+        results = {name: _fire(name)}
+        answers = await asyncio.gather(*(acall(label) for label in calls))
+        results.update(zip(calls, answers, strict=True))
+        _acknowledge(dict(zip(calls, answers, strict=True)))
+        return {"results": results, "order": [name]}
+
+    return node
+
+
+def _row(builder: StateGraph[Any, Any, Any, Any], *names: str) -> StateGraph[Any, Any, Any, Any]:
+    for before, after in zip((START, *names), (*names, END), strict=True):
+        builder.add_edge(before, after)
+    return builder
+
+
+def _sequential() -> StateGraph[Any, Any, Any, Any]:
+    builder = StateGraph(State)
+    builder.add_node("one", _node("one"))
+    builder.add_node("two", _node("two", "two/a", "two/b"))
+    builder.add_node("three", _node("three"))
+    builder.add_node("four", _node("four", "four/a"))
+    return _row(builder, "one", "two", "three", "four")
+
+
+def _asynchronous() -> StateGraph[Any, Any, Any, Any]:
+    builder = StateGraph(State)
+    builder.add_node("one", _async_node("one", "one/a", "one/b", "one/c"))
+    builder.add_node("two", _async_node("two"))
+    builder.add_node("three", _async_node("three", "three/a", "three/b"))
+    return _row(builder, "one", "two", "three")
+
+
+def _fan_out() -> StateGraph[Any, Any, Any, Any]:
+    def deal(state: State) -> list[Send]:
+        return [
+            Send("work", {"number": number, "results": state["results"]}) for number in range(WIDTH)
+        ]
+
+    def work(item: _Item) -> State:
+        _acknowledge(item["results"])
+        label = f"work{item['number']}"
+        results = {label: _fire(label)}
+        results[f"{label}/a"] = call(f"{label}/a")
+        _acknowledge({f"{label}/a": results[f"{label}/a"]})
+        return {"results": results, "order": [label]}
+
+    builder = StateGraph(State)
+    builder.add_node("split", _node("split"))
+    builder.add_node("work", work)
+    builder.add_node("join", _node("join", "join/a"))
+    builder.add_edge(START, "split")
+    builder.add_conditional_edges("split", deal, ["work"])
+    builder.add_edge("work", "join")
+    builder.add_edge("join", END)
+    return builder
+
+
+def _nested() -> StateGraph[Any, Any, Any, Any]:
+    inner = StateGraph(State)
+    inner.add_node("inner-one", _node("inner-one"))
+    inner.add_node("inner-two", _node("inner-two", "inner-two/a"))
+    outer = StateGraph(State)
+    outer.add_node("before", _node("before"))
+    outer.add_node("sub", _row(inner, "inner-one", "inner-two").compile())
+    outer.add_node("after", _node("after", "after/a"))
+    return _row(outer, "before", "sub", "after")
+
+
+def _routed() -> StateGraph[Any, Any, Any, Any]:
+    def toss(state: State) -> str:
+        return random.choice(("left", "right"))
+
+    builder = StateGraph(State)
+    builder.add_node("fork", _node("fork"))
+    builder.add_node("left", _node("left", "left/a"))
+    builder.add_node("right", _node("right", "right/a"))
+    builder.add_node("end", _node("end"))
+    builder.add_edge(START, "fork")
+    builder.add_conditional_edges("fork", toss, ["left", "right"])
+    builder.add_edge("left", "end")
+    builder.add_edge("right", "end")
+    builder.add_edge("end", END)
+    return builder
+
+
+def _looped() -> StateGraph[Any, Any, Any, Any]:
+    def turn(state: State) -> State:
+        label = f"turn{len(state['order'])}"
+        return _node(label, f"{label}/a")(state)
+
+    def again(state: State) -> str:
+        return "turn" if len(state["order"]) < TURNS else END
+
+    builder = StateGraph(State)
+    builder.add_node("turn", turn)
+    builder.add_edge(START, "turn")
+    builder.add_conditional_edges("turn", again, ["turn", END])
+    return builder
+
+
+_tried: set[int] = set()
+"""The processes in which the shaky node has raised already."""
+
+
+def _retried() -> StateGraph[Any, Any, Any, Any]:
+    def shaky(state: State) -> State:
+        _acknowledge(state["results"])
+        answer = call("shaky/a")
+        _acknowledge({"shaky/a": answer})
+        if os.getpid() not in _tried:
+            _tried.add(os.getpid())
+            raise ConnectionError("the first try of every process fails")
+        return {"results": {"shaky/a": answer, "shaky": _fire("shaky")}, "order": ["shaky"]}
+
+    builder = StateGraph(State)
+    builder.add_node("before", _node("before"))
+    policy = RetryPolicy(initial_interval=0.0, jitter=False, retry_on=Exception)
+    builder.add_node("shaky", shaky, retry_policy=policy)
+    builder.add_node("after", _node("after"))
+    return _row(builder, "before", "shaky", "after")
+
+
+def _reconciled() -> StateGraph[Any, Any, Any, Any]:
+    def buy(state: State) -> State:
+        _acknowledge(state["results"])
+        results = {}
+        for label in ("buy/a", "buy/b"):
+            results[label] = pay(label)
+            _acknowledge({label: results[label]})
+        return {"results": {**results, "buy": _fire("buy")}, "order": ["buy"]}
+
+    builder = StateGraph(State)
+    builder.add_node("before", _node("before"))
+    builder.add_node("buy", buy)
+    builder.add_node("after", _node("after"))
+    return _row(builder, "before", "buy", "after")
+
+
+_WORKERS = tuple(f"work{number}" for number in range(WIDTH))
+_TURNS = tuple(f"turn{number}" for number in range(TURNS))
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape(
+            name="sequential",
+            build=_sequential,
+            orders=(("one", "two", "three", "four"),),
+            calls=("two/a", "two/b", "four/a"),
+        ),
+        Shape(
+            name="async",
+            build=_asynchronous,
+            orders=(("one", "two", "three"),),
+            calls=("one/a", "one/b", "one/c", "three/a", "three/b"),
+        ),
+        Shape(
+            name="fan-out",
+            build=_fan_out,
+            orders=(("split", *_WORKERS, "join"),),
+            calls=(*(f"{worker}/a" for worker in _WORKERS), "join/a"),
+        ),
+        Shape(
+            name="nested",
+            build=_nested,
+            # The inner graph gives back the order that it was given, with its own behind it.
+            orders=(("before", "before", "inner-one", "inner-two", "after"),),
+            calls=("inner-two/a", "after/a"),
+        ),
+        Shape(
+            name="routed",
+            build=_routed,
+            orders=(("fork", "left", "end"), ("fork", "right", "end")),
+            calls=("left/a", "right/a"),
+        ),
+        Shape(
+            name="looped",
+            build=_looped,
+            orders=(_TURNS,),
+            calls=tuple(f"{turn}/a" for turn in _TURNS),
+        ),
+        Shape(
+            name="retried",
+            build=_retried,
+            orders=(("before", "shaky", "after"),),
+            calls=("shaky/a",),
+        ),
+        Shape(
+            name="reconciled",
+            build=_reconciled,
+            orders=(("before", "buy", "after"),),
+            calls=("buy/a", "buy/b"),
+            once=("buy/a", "buy/b"),
+        ),
+    )
+}

@@ -1,0 +1,322 @@
+"""One thread's life over several deaths.
+
+Each process of a trial is forked, opens the journal afresh, and either runs or resumes the thread.
+All but the last are disturbed: killed from outside, or armed at a named fault point. The last one
+must come to the answer of an undisturbed run, and the ledger must break no rule.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from notebook_agents.runtime.events import StepEvent, observe
+from notebook_agents.runtime.view import run_view
+
+import notebook_agents as na
+from notebook_agents import faults, settings
+from notebook_agents.errors import UnknownThreadError
+from notebook_agents.ids import idempotency_key
+from notebook_agents.model import Outcome
+
+from . import rules
+from .ledger import Ledger, What, note, write_to
+from .processes import Child, fork
+from .shapes import start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from notebook_agents.faults import Fault
+
+    from .ledger import Line
+    from .shapes import Shape
+
+SMALL_QUEUE = 8
+"""Records after which a burst moves the queue to DuckDB in the trials that ingest."""
+
+
+class Action(StrEnum):
+    """What happens at an armed fault point."""
+
+    KILL = "sigkill"
+    TERMINATE = "sigterm"
+    RAISE = "exception"
+
+
+class InjectedError(RuntimeError):
+    """Raised at a fault point that is armed with an exception."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Armed:
+    """A fault point and what happens there."""
+
+    fault: Fault
+    hit: int
+    action: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How one process of a trial lives.
+
+    Attributes:
+        armed: Where it is disturbed from within, or None.
+        delay: Seconds after which it is killed from outside, or None.
+        resume: Whether it calls `na.resume(thread)`; otherwise `agent.run` with the same input.
+        audit: Whether it first looks into the journal for what has returned.
+        ingest: Whether DuckDB takes the records over while the graph runs.
+        again: Whether it resumes in the same process, as a person would who runs the cell again,
+            when the run ended with an exception. That counts as a life of its own.
+        optional: Whether `armed` may stay unreached: for processes that resume, when nobody knows
+            how much is left to do.
+    """
+
+    armed: Armed | None = None
+    delay: float | None = None
+    resume: bool = False
+    audit: bool = True
+    ingest: bool = False
+    again: bool = False
+    optional: bool = False
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something is done to it."""
+        return self.armed is not None or self.delay is not None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some trials came to.
+
+    Attributes:
+        trials: How many threads were driven to their end.
+        killed: Processes that died of SIGKILL.
+        terminated: Runs that a SIGTERM ended.
+        raised: Runs that an injected exception ended or passed through.
+        acknowledged: Steps that somebody was told have returned.
+        lost: Those of them that a later look into the journal missed.
+        repeated: Effects of returned steps that were fired again.
+        violations: Every broken promise, with the trial that broke it.
+    """
+
+    trials: int = 0
+    killed: int = 0
+    terminated: int = 0
+    raised: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    repeated: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def disturbances(self) -> int:
+        """How many processes were disturbed in any way."""
+        return self.killed + self.terminated + self.raised
+
+    def add(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        for name in (
+            "trials",
+            "killed",
+            "terminated",
+            "raised",
+            "acknowledged",
+            "lost",
+            "repeated",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.violations.extend(other.violations)
+
+
+class Trial:
+    """A thread, its ledger, and the processes that drive it one after the other."""
+
+    def __init__(self, name: str, shape: Shape, folder: Path, *, thread: str = "t") -> None:
+        self.name = name
+        self.shape = shape
+        self.thread = thread
+        self.tally = Tally(trials=1)
+        self._folder = folder
+        self._log = folder / f"{thread}.log"
+        self._ledger = Ledger(folder / f"{thread}.ledger")
+        self._lives = 0
+        self._first = 1
+        self._plan = Plan()
+        self._child: Child | None = None
+        self.ended = False
+
+    # -- in the parent ------------------------------------------------------------------------
+
+    def begin(self, plan: Plan, *, group: int | None = None) -> Child:
+        """Fork the next process of the trial."""
+        self._first = self._lives + 1
+        self._lives += 2 if plan.again else 1
+        self._plan = plan
+        self._child = fork(self._body(plan, self._first), self._log, group=group)
+        return self._child
+
+    def end(self) -> bool:
+        """Wait for the process to go; return whether it gave its caller the answer."""
+        assert self._child is not None
+        code = self._child.end()
+        lines = [line for line in self._ledger.lines() if line.life >= self._first]
+        said = {line.what for line in lines}
+        armed = self._plan.armed
+        fired = What.FIRED in said
+        self.tally.killed += code == -signal.SIGKILL
+        if armed is not None:
+            self.tally.terminated += fired and armed.action is Action.TERMINATE
+            self.tally.raised += fired and armed.action is Action.RAISE
+            if not fired and not self._plan.optional:
+                self._violate(f"{armed.fault} was not reached {armed.hit} times; exit code {code}")
+        for line in lines:
+            if line.what is What.RAISED and not (
+                fired and armed and armed.action is not Action.KILL
+            ):
+                self._violate(f"life {line.life} ended with {line.value}")
+        expected = code == 0 or fired or (code == -signal.SIGKILL and self._plan.delay is not None)
+        if not expected and What.RAISED not in said:
+            self._violate(f"life {self._lives} ended with exit code {code}: {self._tail()}")
+        self.ended = What.DONE in said and code == 0
+        return self.ended
+
+    def live(self, plan: Plan) -> bool:
+        """Run one process from its birth to its end; return whether it gave the answer."""
+        child = self.begin(plan)
+        if plan.delay is not None and not child.ends_within(plan.delay):
+            child.kill()
+        return self.end()
+
+    def play(self, plans: Iterable[Plan]) -> Tally:
+        """Live through `plans` until one gives the answer, then ask once more and judge."""
+        last = Plan()
+        for plan in plans:
+            last = plan
+            if self.live(plan):
+                break
+        return self.judge(ingest=last.ingest)
+
+    def judge(self, *, ingest: bool = False) -> Tally:
+        """Drive the thread to its end undisturbed, ask for the stored answer, apply the rules."""
+        for resume in (True, False):
+            if not self.live(Plan(resume=resume, ingest=ingest)):
+                self._violate(f"life {self._lives} gave no answer: {self._tail()}")
+        lines = self._ledger.lines()
+        self._ledger.close()
+        answers = [line.value for line in lines if line.what is What.DONE]
+        effects = [line.label for line in lines if line.what is What.EFFECT]
+        for answer in answers[-1:]:
+            for problem in self.shape.problems(answer, effects):
+                self._violate(problem)
+        if any(answer != answers[0] for answer in answers):
+            self._violate(f"the answers differ: {answers}")
+        for violation in rules.violations(lines):
+            self._violate(violation)
+        self.tally.acknowledged = len(rules.acknowledged(lines))
+        self.tally.lost = len(rules.lost(lines))
+        self.tally.repeated = len(rules.fired_again(lines))
+        return self.tally
+
+    def lines(self) -> list[Line]:
+        """Return what stands in the ledger."""
+        return self._ledger.lines()
+
+    def _violate(self, what: str) -> None:
+        self.tally.violations.append(f"{self.name}: {what} (see {self._folder})")
+
+    def _tail(self) -> str:
+        return " | ".join(self._log.read_text().strip().splitlines()[-3:])
+
+    # -- in the child -------------------------------------------------------------------------
+
+    def _body(self, plan: Plan, life: int) -> Callable[[], None]:
+        def body() -> None:
+            os.environ["JUPYTER_DATA_DIR"] = str(self._folder / "data")
+            os.environ["LANGSMITH_TRACING"] = "false"
+            write_to(self._ledger, life=life, thread=self.thread)
+            if plan.ingest:
+                settings.INGEST_RECORDS = SMALL_QUEUE
+            passed: Counter[str] = Counter()
+            faults.arm(_trigger(plan.armed, passed))
+            try:
+                with na.Journal.open(self._folder / "journal") as journal, observe(_report):
+                    self._drive_stubbornly(journal, plan, life)
+            except BaseException as error:
+                note(What.RAISED, value=f"{type(error).__name__}: {error}")
+                raise
+            note(What.COUNTED, value=passed)
+
+        return body
+
+    def _drive_stubbornly(self, journal: na.Journal, plan: Plan, life: int) -> None:
+        try:
+            self._drive(journal, plan)
+        except Exception as error:
+            if not plan.again:
+                raise
+            note(What.RAISED, value=f"{type(error).__name__}: {error}")
+            write_to(self._ledger, life=life + 1, thread=self.thread)
+            self._drive(journal, replace(plan, resume=True))
+
+    def _drive(self, journal: na.Journal, plan: Plan) -> None:
+        if plan.audit:
+            note(What.AUDIT, value=_returned(journal, self.thread))
+        agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
+        run = _resumed(journal, self.thread) if plan.resume else None
+        if run is None:
+            run = agent.run(start(), thread=self.thread, key="trial")
+        note(What.DONE, value=run.value)
+        note(What.AUDIT, value=_returned(journal, self.thread))
+
+
+def _resumed(journal: na.Journal, thread: str) -> na.Run | None:
+    """Resume the thread; None if its start was never recorded, or its end already is."""
+    try:
+        return na.resume(thread, journal=journal)
+    except UnknownThreadError:
+        return None
+
+
+def _returned(journal: na.Journal, thread: str) -> list[str]:
+    """Return the keys of the steps that the journal says have returned."""
+    try:
+        view = run_view(journal, thread)
+    except UnknownThreadError:
+        return []
+    return [step.key for step in view.steps if step.outcome is Outcome.RETURNED]
+
+
+def _report(event: StepEvent) -> None:
+    if event.what == "returned":
+        note(What.REPORTED, key=idempotency_key(event.step))
+
+
+def _trigger(armed: Armed | None, passed: Counter[str]) -> Callable[[Fault], None]:
+    """Return what counts every fault point and acts at the armed one."""
+    lock = threading.Lock()
+
+    def reach(fault: Fault) -> None:
+        with lock:
+            passed[fault] += 1
+            due = armed is not None and armed.fault is fault and armed.hit == passed[fault]
+        if due:
+            assert armed is not None
+            note(What.FIRED, value=[fault, armed.hit, armed.action])
+            _act(armed.action)
+
+    return reach
+
+
+def _act(action: Action) -> None:
+    if action is Action.RAISE:
+        raise InjectedError("injected at a fault point")
+    os.kill(os.getpid(), signal.SIGKILL if action is Action.KILL else signal.SIGTERM)
