@@ -6,7 +6,6 @@ import base64
 import hashlib
 import secrets
 
-_ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
 _STEP_BYTES = 15  # 24 characters; 120 bits, far from a collision among the steps of one thread
 
 
@@ -47,10 +46,20 @@ def new_journal_id() -> str:
     return base64.b32encode(secrets.token_bytes(16)).decode().lower().rstrip("=")
 
 
-_ADJECTIVES = "amber brisk calm clear deep early fair fresh green keen light lucid mild north plain quiet".split()
-_NOUNS = "brook cedar cliff cloud coast delta field fjord grove heath lake marsh meadow ridge river shore".split()
+_ADJECTIVES = (
+    "amber brisk calm clear deep early fair fresh green keen light lucid mild north plain quiet"
+).split()
+_NOUNS = (
+    "brook cedar cliff cloud coast delta field fjord grove heath lake marsh meadow ridge river shore"
+).split()
+
+
+def thread_name(agent: str, seed: bytes) -> str:
+    """Return a readable thread name such as `audit-calm-river-3f9a`: one seed, one name."""
+    adjective = _ADJECTIVES[seed[0] % len(_ADJECTIVES)]
+    return f"{agent}-{adjective}-{_NOUNS[seed[1] % len(_NOUNS)]}-{seed[2:6].hex()}"
 
 
 def new_thread_name(agent: str) -> str:
-    """Return a readable thread name such as `audit-calm-river-3f9a`."""
-    return f"{agent}-{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}-{secrets.token_hex(2)}"
+    """Return a readable thread name that was never given before."""
+    return thread_name(agent, secrets.token_bytes(6))

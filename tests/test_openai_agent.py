@@ -19,6 +19,7 @@ import pytest
 from support.openai_server import ModelCall, ModelServer, ToolCall
 
 import notebook_agents as na
+from notebook_agents.journal.records import decompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,10 +137,10 @@ class Bench:
         return hook
 
     def opened_records(self) -> list[bytes]:
-        """Return every record of the journal as it was before it was sealed."""
+        """Return every record of the journal as it was before it was compressed and sealed."""
         with na.Journal.open(self.journal, create=False) as journal:
             seqs = [record.seq for record in journal.select()]
-            return list(journal.payloads(seqs).values())
+            return [decompress(payload) for payload in journal.payloads(seqs).values()]
 
 
 @pytest.fixture

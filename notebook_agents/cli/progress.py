@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from notebook_agents.notebook.timeline import clean, duration
+from notebook_agents.runtime.timeline import clean, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
 from langgraph._internal._serde import build_serde_allowlist
+from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
+
+__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types"]
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:

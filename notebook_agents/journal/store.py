@@ -278,6 +278,11 @@ class Journal:
         return DataKey(self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context))
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, or belongs to the parent of this process."""
+        return self._closed
+
+    @property
     def key_path(self) -> Path | None:
         """Where the master key was made, if this journal made it."""
         return None if self._ring is None else self._ring.created_at

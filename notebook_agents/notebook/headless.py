@@ -37,7 +37,7 @@ from notebook_agents.errors import NotebookAgentsError, UsageError
 from notebook_agents.settings import FOLDER, HOME_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -169,6 +169,7 @@ def run_notebook(
     timeout: float | None = None,
     kernel_name: str | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> NotebookResult:
     """Run all cells of a notebook in a new kernel and save the notebook with its outputs.
 
@@ -182,6 +183,7 @@ def run_notebook(
         kernel_name: An installed kernel's name; by default a kernel of this very Python, installed
             or not.
         cwd: Where the kernel works; by default the notebook's folder.
+        environment: Variables that the kernel gets besides this process's own.
 
     Returns:
         Where the outputs are, and what ran.
@@ -205,6 +207,7 @@ def run_notebook(
         on_kernel=on_kernel,
         timeout=timeout,
         kernel_name=kernel_name,
+        environment=environment or {},
     ).run()
 
 
@@ -315,6 +318,7 @@ class _Execution:
     on_kernel: Callable[[int], None] | None = None
     timeout: float | None = None
     kernel_name: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     manager: AsyncKernelManager = field(init=False)
     client: NotebookClient = field(init=False)
     process: Any = None
@@ -352,7 +356,7 @@ class _Execution:
         """Start a kernel, and leave none behind."""
         from nbclient import NotebookClient
 
-        environment = os.environ | {SESSION_VARIABLE: str(self.notebook)}
+        environment = {**os.environ, **self.environment, SESSION_VARIABLE: str(self.notebook)}
         if self.journal is not None:
             environment[HOME_VARIABLE] = str(self.journal)
         # Its own life cycle would install handlers; starting by hand does not.
@@ -381,14 +385,9 @@ class _Execution:
         """End the kernel, politely where it still listens, and let go of what it used."""
         if self.client.kc is not None:
             self.client.set_widgets_metadata()
-            # Not the manager's own request: it interrupts the kernel first, and now and then an
-            # idle kernel then misses the request and is waited for in vain (2.5 s).
-            self.client.kc.shutdown()
-            if self.manager.has_kernel:
-                await self.manager.finish_shutdown()
             self.client.kc.stop_channels()
         if self.manager.has_kernel:
-            await self.manager.shutdown_kernel(now=True)
+            await self.manager.shutdown_kernel()
         await self.manager.cleanup_resources()
 
     async def _run_cells(self) -> int:
@@ -533,9 +532,10 @@ def _manager(kernel_name: str | None) -> AsyncKernelManager:
             return KernelSpec(**described)
 
     # A local user who may watch the loopback interface would read code and outputs.
-    encrypted = {"transport_encryption": "auto"}
-    known = encrypted if AsyncKernelManager.class_traits().keys() >= encrypted.keys() else {}
-    return AsyncKernelManager(kernel_spec_manager=ThisPython(), **known)
+    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    if manager.has_trait("transport_encryption"):
+        manager.set_trait("transport_encryption", "auto")
+    return manager
 
 
 async def _ask_pid(client: NotebookClient) -> int | None:

@@ -7,11 +7,11 @@ are pickles of protocol 5 behind it. Persistent ids are `("env", variable)` for 
 
 from __future__ import annotations
 
-import importlib
+import functools
 import io
 import pickle
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -19,16 +19,26 @@ from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError
 from notebook_agents.pickling import environment
 from notebook_agents.pickling.refusals import type_name
 from notebook_agents.pickling.rules import RefusedError, rule_for
-from notebook_agents.pickling.search import Culprit, path_to, smallest_failing
+from notebook_agents.pickling.search import path_to, smallest_failing
 
 _CLOUDPICKLE = b"c"
 _DILL = b"d"
-_NESTED = "it is nested too deeply"
 _LONGEST_REASON = 200
-_PLAIN = frozenset({type(None), bool, int, float, complex, bytes, list, tuple, dict, set})
+_NEVER_REFERENCES = frozenset(
+    {type(None), bool, int, float, complex, bytes, list, tuple, dict, set}
+)
 
 Refer = Callable[[object], str | None]
 Encode = Callable[[object], bytes]
+
+
+class _Options(NamedTuple):
+    by_value: frozenset[str] = frozenset()
+    variables: Mapping[str, str] = {}
+    reference: Refer | None = None
+
+
+_PLAIN = _Options()
 
 
 def dumps(
@@ -57,15 +67,18 @@ def dumps(
             and what to do instead.
         DefinitionError: A secret's value is a part of something in it.
     """
-    options = (frozenset(by_value), environment.names_by_value(secrets or {}), reference)
-
-    def encode(value: object) -> bytes:
-        return _encode(_pickler_class(options), _CLOUDPICKLE, value, options)
-
+    options = _PLAIN
+    if by_value or secrets or reference is not None:
+        variables = environment.names_by_value(secrets or {})
+        options = _Options(frozenset(by_value), variables, reference)
     try:
-        data = encode(obj)
-    except Exception as error:
-        data = _second_try(obj, error, what, options, encode, secrets or {})
+        data: bytes | str = _encode(obj, options)
+    except (NotebookAgentsError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - user classes may raise anything here
+        data = _fall_back(obj, error, options)
+    if isinstance(data, str):
+        raise ValueNotKeptError(environment.hide(f"{what} cannot be kept: {data}", secrets or {}))
     if secrets:
         environment.refuse_inside(data, secrets, what)
     return data
@@ -85,10 +98,10 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
             another version of Python compiled a function in it.
     """
     if data[:1] == _DILL:
-        _fallback()  # so that the pickle's own import of dill does not change other picklers
+        _fallback_class()  # before the pickle imports dill by itself: see there
     elif data[:1] != _CLOUDPICKLE:
         raise ValueNotKeptError(
-            "what was kept was not pickled by this version of notebook-agents: install the newer one"
+            "what was kept was not pickled by this version of notebook-agents: install a newer one"
         )
     file = io.BytesIO(data)
     file.seek(1)
@@ -101,3 +114,124 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
             f"what was kept cannot be rebuilt here ({_reason(error)}): import, install or define "
             "what is missing first, then resume"
         ) from error
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+    by_value: frozenset[str] = frozenset()
+
+    def reducer_override(self, value: Any) -> Any:
+        rule = rule_for(type(value))
+        return NotImplemented if rule is None else rule(self, value)
+
+
+class _Referring:
+    """Adds references. A pickler without it is spared a call for every object."""
+
+    options: _Options
+
+    def persistent_id(self, value: object) -> tuple[str, str] | None:
+        if type(value) is str:
+            name = self.options.variables.get(value)
+            return None if name is None else ("env", name)
+        refer = self.options.reference
+        if refer is None or type(value) in _NEVER_REFERENCES:
+            return None
+        token = refer(value)
+        return None if token is None else ("ref", token)
+
+
+class _ReferringPickler(_Referring, _Pickler):
+    pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, reference: Callable[[str], object] | None) -> None:
+        super().__init__(file)
+        self._reference = reference
+
+    def persistent_load(self, pid: tuple[str, str]) -> object:
+        kind, token = pid
+        if kind == "env":
+            return environment.value_of(token)
+        if kind == "ref" and self._reference is not None:
+            return self._reference(token)
+        raise ValueNotKeptError(
+            f"what was kept refers to {token!r}, which is not known here: open that first"
+        )
+
+
+def _encode(value: object, options: _Options, engine: bytes = _CLOUDPICKLE) -> bytes:
+    file = io.BytesIO()
+    file.write(engine)
+    refers = bool(options.variables) or options.reference is not None
+    if engine == _DILL:
+        pickler = _fallback_class(refers=refers)(file)
+    else:
+        pickler = _ReferringPickler(file) if refers else _Pickler(file)
+    if options is not _PLAIN:
+        pickler.by_value = options.by_value
+        pickler.options = options
+    pickler.dump(value)
+    return file.getvalue()
+
+
+@functools.cache
+def _fallback_class(*, refers: bool = False) -> Any:
+    from notebook_agents.pickling.fallback import FallbackPickler
+
+    return (
+        type("ReferringFallback", (_Referring, FallbackPickler), {}) if refers else FallbackPickler
+    )
+
+
+def _fall_back(obj: object, error: Exception, options: _Options) -> bytes | str:
+    """Return `obj` as dill's rules pickle it, or the end of a sentence that says why they do not.
+
+    The smallest part that fails is found first: dill's pickler is written in Python, and a large
+    value would be walked through slowly for nothing.
+    """
+    for engine in (_CLOUDPICKLE, _DILL):
+        if isinstance(error, RefusedError):
+            return _refused(obj, error, options)
+        if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+            return "it is nested too deeply to be pickled; return a flatter value"
+        attempt = functools.partial(_error_of, options, engine)
+        culprit = smallest_failing(obj, error, attempt, options.by_value)
+        if isinstance(culprit.error, RefusedError):
+            return _refused(obj, culprit.error, options)
+        if engine == _DILL or _error_of(options, _DILL, culprit.value) is not None:
+            break
+        try:
+            return _encode(obj, options, _DILL)
+        except Exception as next_error:  # noqa: BLE001 - whatever it is, the value is not kept
+            error = next_error
+    return (
+        f"{culprit.path or 'it'} is of type {_shown(culprit.value)}, which cannot be pickled "
+        f"({_reason(culprit.error)}); return plain data, or make it again inside the step"
+    )
+
+
+def _error_of(options: _Options, engine: bytes, value: object) -> Exception | None:
+    try:
+        _encode(value, options, engine)
+    except Exception as error:  # noqa: BLE001 - user classes may raise anything here
+        return error
+    return None
+
+
+def _refused(obj: object, error: RefusedError, options: _Options) -> str:
+    path = path_to(obj, error.value, options.by_value)
+    where = "somewhere inside it" if path is None else path or "it"
+    is_a, instead = error.refusal
+    return f"{where} is {is_a} ({_shown(error.value)}); {instead}"
+
+
+def _shown(value: object) -> str:
+    return type_name(type(value)).removeprefix("builtins.")
+
+
+def _reason(error: Exception) -> str:
+    first, *_ = str(error).splitlines() or [""]
+    if len(first) > _LONGEST_REASON:
+        first = f"{first[:_LONGEST_REASON]}…"
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -42,8 +42,8 @@ def refuse_inside(data: bytes, secrets: Mapping[str, str], what: str) -> None:
     for value, name in names_by_value(secrets).items():
         if value.encode(errors="surrogateescape") in data:
             raise DefinitionError(
-                f"{what} holds the value of the environment variable {name}, which would put it into "
-                f"the journal: read os.environ[{name!r}] inside the node that needs it"
+                f"{what} holds the value of the environment variable {name}, which would put it "
+                f"into the journal: read os.environ[{name!r}] inside the node that needs it"
             )
 
 

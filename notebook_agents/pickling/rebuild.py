@@ -11,7 +11,6 @@ import importlib.util
 import platform
 import types
 import typing
-import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ def type_parameter(kind: str, module: str, name: str, *rest: Any) -> Any:
 
 def weak_mapping(cls: type[Any], items: list[tuple[Any, Any]]) -> Any:
     """Rebuild a `WeakKeyDictionary` or `WeakValueDictionary` with what was alive in it."""
-    assert issubclass(cls, weakref.WeakKeyDictionary | weakref.WeakValueDictionary)
     return cls(items)
 
 

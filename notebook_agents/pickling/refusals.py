@@ -32,8 +32,12 @@ _DATABASE = Refusal("a database connection", "return rows, or connect again insi
 _LOCK = Refusal("a lock or something to wait for", "make it inside the step that uses it")
 _QUEUE = Refusal("a queue between threads", "return its items as a list")
 _THREAD = Refusal("a thread, process or pool", "start it inside the step and return its result")
-_PENDING = Refusal("work that is not finished", "wait for it inside the step and return its result")
-_GENERATOR = Refusal("a generator or coroutine", "return list(…) of it, or await it inside the step")
+_PENDING = Refusal(
+    "a task, future or event loop", "wait for it inside the step and return its result"
+)
+_GENERATOR = Refusal(
+    "a generator or coroutine", "return list(…) of it, or await it inside the step"
+)
 _CONTEXT = Refusal("a context variable or local of a thread", "return the value it holds")
 _WEAK = Refusal("a weak reference", "return the object itself, or look it up again inside the step")
 _FRAME = Refusal("a stack frame or traceback", "return the formatted text of it")
@@ -44,7 +48,7 @@ _TYPES: dict[Refusal, tuple[type, ...]] = {
     _LOCK: (
         _thread.LockType,
         _thread.RLock,
-        threading._RLock,  # type: ignore[attr-defined]  # what RLock() is where C's is missing
+        threading._RLock,  # what RLock() is where C's is missing
         threading.Condition,
         threading.Semaphore,
         threading.Event,

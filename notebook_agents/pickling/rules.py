@@ -1,13 +1,14 @@
 """Which rule pickles an object: one per type, decided once.
 
-In this order: classes and functions as cloudpickle has them; what `register` was told; the refusals;
-the few types that would come back as something else than they were; nothing special.
+In this order: classes and functions as cloudpickle has them; what `register` was told; the
+refusals; the few types that would come back as something else than they were; nothing special.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import os
 import pickle
 import sys
 import types
@@ -107,19 +108,19 @@ def _refuse(refusal: Refusal, _pickler: Pickler, value: object) -> Any:
 
 
 def _reduce_class(pickler: Pickler, cls: type) -> Any:
-    if pickler.by_value and _within(cls.__module__, pickler.by_value):
+    if pickler.by_value and within(cls.__module__, pickler.by_value):
         return by_value._dynamic_class_reduce(cls)
     return cloudpickle.Pickler.reducer_override(pickler, cls)
 
 
 def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
-    if pickler.by_value and _within(function.__module__, pickler.by_value):
+    if pickler.by_value and within(function.__module__, pickler.by_value):
         return pickler._dynamic_function_reduce(function)
     return cloudpickle.Pickler.reducer_override(pickler, function)
 
 
 def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
-    if pickler.by_value and _within(module.__name__, pickler.by_value):
+    if pickler.by_value and within(module.__name__, pickler.by_value):
         content = {name: value for name, value in vars(module).items() if name != "__builtins__"}
         return by_value.dynamic_subimport, (module.__name__, content)
     return NotImplemented
@@ -133,6 +134,11 @@ def _reduce_stream(refusal: Refusal | None, _pickler: Pickler, stream: object) -
     if refusal is not None:
         raise RefusedError(stream, refusal)
     return NotImplemented
+
+
+def _reduce_environment(_pickler: Pickler, variables: object) -> Any:
+    """Reduce `os.environ` to its name: by value it would carry every secret in it."""
+    return (getattr, (os, "environ")) if variables is os.environ else NotImplemented
 
 
 def _reduce_code(_pickler: Pickler, code: types.CodeType) -> Any:
@@ -152,7 +158,7 @@ def _reduce_weak_mapping(_pickler: Pickler, mapping: Any) -> Any:
 
 def _reduce_cached(pickler: Pickler, function: Any) -> Any:
     """Reduce an `lru_cache` from a cell, which goes by its name otherwise and is not found."""
-    if _importable(function) and not _within(function.__module__, pickler.by_value):
+    if _importable(function) and not within(function.__module__, pickler.by_value):
         return NotImplemented
     parts = (function.__wrapped__, function.cache_parameters())
     return rebuild.cached, parts, dict(vars(function))
@@ -173,7 +179,8 @@ def _only_init_in_python(t: type[BaseException]) -> bool:
 
 def _may_go_by_name(t: type) -> bool:
     """Say whether an object of this type may pickle itself as a name in a module of its own."""
-    reduces = t.__reduce__ is not object.__reduce__ or t.__reduce_ex__ is not object.__reduce_ex__
+    own: Any = t
+    reduces = (own.__reduce__, own.__reduce_ex__) != (object.__reduce__, object.__reduce_ex__)
     has_module = t.__dictoffset__ != 0 or not isinstance(t.__dict__.get("__module__"), str)
     return reduces and has_module and t not in cloudpickle.Pickler.dispatch_table
 
@@ -185,7 +192,7 @@ def _reduce_named(pickler: Pickler, value: Any) -> Any:
         PicklingError: The name is all that is known of it.
     """
     module = getattr(value, "__module__", None)
-    if not isinstance(module, str) or not _within(module, pickler.by_value | {"__main__"}):
+    if not isinstance(module, str) or not within(module, pickler.by_value | {"__main__"}):
         return NotImplemented
     if isinstance(value, typing.NewType):
         return rebuild.type_parameter, ("NewType", module, value.__name__, value.__supertype__)
@@ -205,7 +212,8 @@ def _importable(value: Any) -> bool:
     return found is value
 
 
-def _within(module: str | None, packages: frozenset[str]) -> bool:
+def within(module: str | None, packages: frozenset[str]) -> bool:
+    """Say whether a module is one of these packages or lies in one."""
     return module is not None and any(
         module == package or module.startswith(f"{package}.") for package in packages
     )
@@ -214,6 +222,7 @@ def _within(module: str | None, packages: frozenset[str]) -> bool:
 _EXACT: dict[type, Rule] = {
     types.CodeType: _reduce_code,
     types.ModuleType: _reduce_module,
+    type(os.environ): _reduce_environment,
     memoryview: _reduce_view,
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,

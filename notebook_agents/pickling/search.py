@@ -7,6 +7,7 @@ the innermost object around it is named then.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import types
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cloudpickle.cloudpickle import _extract_code_globals
 
+from notebook_agents.pickling.rules import within
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-_MOST_OBJECTS = 50_000
+_MOST_OBJECTS = 200_000
 """Objects looked at for a refused one, and children of one object looked at for a failing one."""
 _MOST_TRIES = 300
 _LONGEST_KEY = 40
@@ -42,15 +45,21 @@ class Culprit(NamedTuple):
     error: Exception
 
 
-def path_to(root: object, target: object) -> str | None:
-    """Return a shortest way from `root` to the very object `target`, or None if none is seen."""
+def path_to(root: object, target: object, by_value: frozenset[str]) -> str | None:
+    """Return a shortest way from `root` to the very object `target`, or None if none is seen.
+
+    Args:
+        root: Where the way begins.
+        target: Where it ends.
+        by_value: Modules, besides `__main__`, whose classes and functions are looked into.
+    """
     if root is target:
         return ""
     seen = {id(root)}
     queue: deque[Child] = deque([("", root)])
     while queue and len(seen) < _MOST_OBJECTS:
         path, parent = queue.popleft()
-        for step, child in itertools.islice(children(parent), _MOST_OBJECTS):
+        for step, child in _parts(parent, by_value):
             if child is target:
                 return path + step
             if not isinstance(child, _ATOMS) and id(child) not in seen:
@@ -60,7 +69,10 @@ def path_to(root: object, target: object) -> str | None:
 
 
 def smallest_failing(
-    root: object, error: Exception, attempt: Callable[[object], Exception | None]
+    root: object,
+    error: Exception,
+    attempt: Callable[[object], Exception | None],
+    by_value: frozenset[str],
 ) -> Culprit:
     """Return the innermost part of `root` that fails alone.
 
@@ -69,6 +81,7 @@ def smallest_failing(
         error: What pickling it raised.
         attempt: Pickles a value and returns what that raised, or None. Called a few hundred times
             at most, by bisection.
+        by_value: Modules, besides `__main__`, whose classes and functions are looked into.
     """
     tries = itertools.count()
 
@@ -82,7 +95,7 @@ def smallest_failing(
     while next(tries) < _MOST_TRIES:
         parts = [
             (step, child)
-            for step, child in itertools.islice(children(culprit.value), _MOST_OBJECTS)
+            for step, child in _parts(culprit.value, by_value)
             if not isinstance(child, _ATOMS) and id(child) not in seen
         ]
         found = _first_failing(parts, fails)
@@ -106,7 +119,15 @@ def _first_failing(
     return None if error is None else (*parts[0], error)
 
 
-def children(value: Any) -> Iterator[Child]:
+def _parts(value: object, by_value: frozenset[str]) -> list[Child]:
+    """Return what `value` holds, as far as it can be listed."""
+    parts: list[Child] = []
+    with contextlib.suppress(Exception):  # a dead proxy, a `__dict__` that raises, …
+        parts.extend(itertools.islice(_children(value, by_value), _MOST_OBJECTS))
+    return parts
+
+
+def _children(value: Any, by_value: frozenset[str]) -> Iterator[Child]:
     """Yield what `value` holds, each with the code that leads there from it."""
     if isinstance(value, dict | types.MappingProxyType):
         yield from _of_mapping(value)
@@ -117,7 +138,8 @@ def children(value: Any) -> Iterator[Child]:
     elif isinstance(value, set | frozenset):
         yield from ((f"{{{_short(item)}}}", item) for item in value)
     elif isinstance(value, types.FunctionType):
-        yield from _of_function(value)
+        if _goes_by_value(value, by_value):
+            yield from _of_function(value)
     elif isinstance(value, types.MethodType):
         yield from ((".__self__", value.__self__), (".__func__", value.__func__))
     elif isinstance(value, functools.partial):
@@ -129,10 +151,12 @@ def children(value: Any) -> Iterator[Child]:
     elif isinstance(value, types.CellType):
         yield from _of_cell(".cell_contents", value)
     elif isinstance(value, type):
-        if _is_dynamic(value):
+        if _goes_by_value(value, by_value):
             yield from ((f".{name}", item) for name, item in list(vars(value).items()))
     elif not isinstance(value, types.ModuleType):
         yield from _of_instance(value)
+        if _goes_by_value(type(value), by_value):
+            yield ".__class__", type(value)
 
 
 def _of_mapping(value: Mapping[Any, Any]) -> Iterator[Child]:
@@ -143,8 +167,6 @@ def _of_mapping(value: Mapping[Any, Any]) -> Iterator[Child]:
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Child]:
-    if function.__module__ != "__main__" and not _is_dynamic(function):
-        return
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         yield from _of_cell(f".<closure>[{name!r}]", cell)
     for index, default in enumerate(function.__defaults__ or ()):
@@ -168,10 +190,8 @@ def _of_cell(path: str, cell: types.CellType) -> Iterator[Child]:
 
 def _of_instance(value: object) -> Iterator[Child]:
     attributes: object = None
-    try:
+    with contextlib.suppress(AttributeError):
         attributes = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        pass
     if isinstance(attributes, dict):
         yield from ((f".{name}", item) for name, item in list(attributes.items()))
     for base in type(value).__mro__:
@@ -183,13 +203,11 @@ def _of_instance(value: object) -> Iterator[Child]:
                     continue
     if isinstance(value, BaseException):
         yield ".args", value.args
-    if _is_dynamic(type(value)):
-        yield ".__class__", type(value)
 
 
-def _is_dynamic(value: Any) -> bool:
+def _goes_by_value(value: Any, by_value: frozenset[str]) -> bool:
     """Say whether a class or function goes by value, so that its content is pickled too."""
-    return value.__module__ == "__main__" or "<locals>" in value.__qualname__
+    return "<locals>" in value.__qualname__ or within(value.__module__, by_value | {"__main__"})
 
 
 def _short(key: object) -> str:

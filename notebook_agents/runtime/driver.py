@@ -138,6 +138,16 @@ class RunDriver:
                     self._children.setdefault(parent, []).append(state)
             return state
 
+    @property
+    def waiting(self) -> bool:
+        """Whether some step waits for a person."""
+        return any(step.suspended for step in self._steps.values())
+
+    @property
+    def began(self) -> bool:
+        """Whether any step of this run ever began."""
+        return bool(self._steps)
+
     def result(self, step: StepState) -> Any:
         """Return the recorded result of a step that returned.
 

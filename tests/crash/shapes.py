@@ -20,7 +20,6 @@ from langgraph.types import RetryPolicy, Send
 
 import notebook_agents as na
 
-
 from .ledger import What, lines, note
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 WIDTH = 8
 """How many tasks the fan-out has."""
+PAGE = "the same in every step, so that it is kept once; " * 12
+"""Long enough to be a chunk of its own, which steps that run at the same time then share."""
 TURNS = 3
 """How often the loop goes round."""
 
@@ -39,15 +40,17 @@ def _merge(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
 
 
 class State(TypedDict):
-    """What each step returned, by its label, and the labels of the nodes in order."""
+    """What each step returned, by its label; the nodes in order; and a page from each node."""
 
     results: Annotated[dict[str, str], _merge]
     order: Annotated[list[str], operator.add]
+    pages: Annotated[list[str], operator.add]
 
 
 class _Item(TypedDict):
     number: int
     results: dict[str, str]
+    pages: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,8 @@ class Shape:
             for what, some in (("results", set(value["results"])), ("effects", set(effects)))
             if some != expected
         ]
+        if [page for page in value["pages"] if page != PAGE] != [_page(name) for name in order]:
+            problems.append(f"the pages are not those of {order}")
         return problems + [
             f"{label} happened {effects.count(label)} times"
             for label in self.once
@@ -93,7 +98,7 @@ class Shape:
 
 def start() -> State:
     """Return the input of every shape."""
-    return {"results": {}, "order": []}
+    return {"results": {}, "order": [], "pages": [PAGE]}
 
 
 def _fire(label: str) -> str:
@@ -102,36 +107,45 @@ def _fire(label: str) -> str:
     return value
 
 
+def _page(label: str) -> str:
+    return f"page of {label}, " * 40
+
+
+def _state(label: str, results: dict[str, str]) -> State:
+    """Return what a node writes: its page is new, and half of it is everybody's."""
+    return {"results": results, "order": [label], "pages": [PAGE, _page(label)]}
+
+
 def _acknowledge(results: dict[str, str]) -> None:
     for label, value in results.items():
         note(What.ACK, label=label, value=value)
 
 
 @na.step
-def call(label: str) -> str:
+def call(label: str) -> tuple[str, str]:
     """Do something outside, once; a durable call inside a node."""
-    return _fire(label)
+    return _fire(label), PAGE
 
 
 @na.step
-async def acall(label: str) -> str:
+async def acall(label: str) -> tuple[str, str]:
     """Do the same on the event loop."""
     await asyncio.sleep(0)
-    return _fire(label)
+    return _fire(label), PAGE
 
 
 def _told(key: str) -> Answer:
     """Say whether the call with this key happened: the ledger is the other side."""
     for line in lines():
         if line.what is What.EFFECT and line.key == key:
-            return na.did(line.value)
+            return na.did((line.value, PAGE))
     return na.did_not()
 
 
 @na.step(at_most_once=True, reconcile=_told)
-def pay(label: str) -> str:
+def pay(label: str) -> tuple[str, str]:
     """Do something that must never happen twice."""
-    return _fire(label)
+    return _fire(label), PAGE
 
 
 def _node(name: str, *calls: str) -> Callable[[State], State]:
@@ -141,9 +155,9 @@ def _node(name: str, *calls: str) -> Callable[[State], State]:
         _acknowledge(state["results"])
         results = {name: _fire(name)}
         for label in calls:
-            results[label] = call(label)
+            results[label], _ = call(label)
             _acknowledge({label: results[label]})
-        return {"results": results, "order": [name]}
+        return _state(name, results)
 
     return node
 
@@ -155,9 +169,9 @@ def _async_node(name: str, *calls: str) -> Callable[[State], Any]:
         _acknowledge(state["results"])
         results = {name: _fire(name)}
         answers = await asyncio.gather(*(acall(label) for label in calls))
-        results.update(zip(calls, answers, strict=True))
-        _acknowledge(dict(zip(calls, answers, strict=True)))
-        return {"results": results, "order": [name]}
+        answered = {label: value for label, (value, _) in zip(calls, answers, strict=True)}
+        _acknowledge(answered)
+        return _state(name, results | answered)
 
     return node
 
@@ -188,16 +202,17 @@ def _asynchronous() -> StateGraph[Any, Any, Any, Any]:
 def _fan_out() -> StateGraph[Any, Any, Any, Any]:
     def deal(state: State) -> list[Send]:
         return [
-            Send("work", {"number": number, "results": state["results"]}) for number in range(WIDTH)
+            Send("work", {"number": number, "results": state["results"], "pages": state["pages"]})
+            for number in range(WIDTH)
         ]
 
     def work(item: _Item) -> State:
         _acknowledge(item["results"])
         label = f"work{item['number']}"
         results = {label: _fire(label)}
-        results[f"{label}/a"] = call(f"{label}/a")
+        results[f"{label}/a"], _ = call(f"{label}/a")
         _acknowledge({f"{label}/a": results[f"{label}/a"]})
-        return {"results": results, "order": [label]}
+        return _state(label, results)
 
     builder = StateGraph(State)
     builder.add_node("split", _node("split"))
@@ -260,12 +275,12 @@ _tried: set[int] = set()
 def _retried() -> StateGraph[Any, Any, Any, Any]:
     def shaky(state: State) -> State:
         _acknowledge(state["results"])
-        answer = call("shaky/a")
+        answer, _ = call("shaky/a")
         _acknowledge({"shaky/a": answer})
         if os.getpid() not in _tried:
             _tried.add(os.getpid())
             raise ConnectionError("the first try of every process fails")
-        return {"results": {"shaky/a": answer, "shaky": _fire("shaky")}, "order": ["shaky"]}
+        return _state("shaky", {"shaky/a": answer, "shaky": _fire("shaky")})
 
     builder = StateGraph(State)
     builder.add_node("before", _node("before"))
@@ -280,9 +295,9 @@ def _reconciled() -> StateGraph[Any, Any, Any, Any]:
         _acknowledge(state["results"])
         results = {}
         for label in ("buy/a", "buy/b"):
-            results[label] = pay(label)
+            results[label], _ = pay(label)
             _acknowledge({label: results[label]})
-        return {"results": {**results, "buy": _fire("buy")}, "order": ["buy"]}
+        return _state("buy", {**results, "buy": _fire("buy")})
 
     builder = StateGraph(State)
     builder.add_node("before", _node("before"))

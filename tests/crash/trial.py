@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from notebook_agents.runtime.events import StepEvent, observe
-from notebook_agents.runtime.view import run_view
-
 import notebook_agents as na
 from notebook_agents import faults, settings
 from notebook_agents.errors import UnknownThreadError
 from notebook_agents.ids import idempotency_key
 from notebook_agents.model import Outcome
+from notebook_agents.runtime.events import StepEvent, observe
+from notebook_agents.runtime.view import run_view
 
 from . import rules
 from .ledger import Ledger, What, note, write_to
@@ -138,14 +137,31 @@ class Tally:
 
 
 class Trial:
-    """A thread, its ledger, and the processes that drive it one after the other."""
+    """A thread, its ledger, and the processes that drive it one after the other.
 
-    def __init__(self, name: str, shape: Shape, folder: Path, *, thread: str = "t") -> None:
+    Args:
+        name: How violations call it.
+        shape: The graph.
+        folder: Where its journal, its ledger and its logs go.
+        thread: The thread's name.
+        before: Called in each child before anything else: to break the runtime on purpose.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Shape,
+        folder: Path,
+        *,
+        thread: str = "t",
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self.name = name
         self.shape = shape
         self.thread = thread
         self.tally = Tally(trials=1)
         self._folder = folder
+        self._before = before
         self._log = folder / f"{thread}.log"
         self._ledger = Ledger(folder / f"{thread}.ledger")
         self._lives = 0
@@ -243,6 +259,8 @@ class Trial:
             os.environ["JUPYTER_DATA_DIR"] = str(self._folder / "data")
             os.environ["LANGSMITH_TRACING"] = "false"
             write_to(self._ledger, life=life, thread=self.thread)
+            if self._before is not None:
+                self._before()
             if plan.ingest:
                 settings.INGEST_RECORDS = SMALL_QUEUE
             passed: Counter[str] = Counter()
@@ -253,7 +271,7 @@ class Trial:
             except BaseException as error:
                 note(What.RAISED, value=f"{type(error).__name__}: {error}")
                 raise
-            note(What.COUNTED, value=passed)
+            note(What.COUNTED, value=dict(passed))
 
         return body
 
@@ -270,9 +288,10 @@ class Trial:
     def _drive(self, journal: na.Journal, plan: Plan) -> None:
         if plan.audit:
             note(What.AUDIT, value=_returned(journal, self.thread))
-        agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
+        # No agent is made before: an empty process has none, and rebuilds it from the journal.
         run = _resumed(journal, self.thread) if plan.resume else None
         if run is None:
+            agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
             run = agent.run(start(), thread=self.thread, key="trial")
         note(What.DONE, value=run.value)
         note(What.AUDIT, value=_returned(journal, self.thread))

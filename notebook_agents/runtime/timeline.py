@@ -369,7 +369,7 @@ def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
     replayed = sum(step.replayed for step in steps)
     again = sum(len(step.attempts) > 1 for step in steps)
     if again:
-        said += f", {again} of them run again"
+        said += f", {'all' if again == len(steps) else again} of them run again"
     mark = "" if not replayed else "replayed" if replayed == len(steps) else f"{replayed} replayed"
     return _Row(
         depth=depth,
@@ -489,8 +489,8 @@ def _indent(depth: int) -> str:
 
 
 def _shorten(message: str) -> str:
-    clean = clean(message)
-    return clean if len(clean) <= _MESSAGE else f"{clean[: _MESSAGE - 1]}…"
+    said = clean(message)
+    return said if len(said) <= _MESSAGE else f"{said[: _MESSAGE - 1]}…"
 
 
 def clean(text: str) -> str:

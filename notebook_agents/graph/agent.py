@@ -1,0 +1,382 @@
+"""`Agent`: a graph whose runs survive the death of their process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import sys
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langgraph.types import Command
+
+from notebook_agents import ids
+from notebook_agents.errors import RunUnfinishedError, WrongAgentError
+from notebook_agents.graph import definition
+from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.graph.drive import Drive
+from notebook_agents.graph.run import Run
+from notebook_agents.journal import Claim, Journal, Record
+from notebook_agents.journal.values import Decoder, unpack
+from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime.digests import digest
+from notebook_agents.runtime.origin import Origin, here
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph import StateGraph
+
+    from notebook_agents.graph.wrap import Graph
+    from notebook_agents.journal.queue import Head
+
+_KEPT_CONFIG = ("tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
+_live: weakref.WeakValueDictionary[str, Agent] = weakref.WeakValueDictionary()
+_journals: dict[str, Journal] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a call of `run` comes down to.
+
+    Attributes:
+        thread: The thread's name.
+        number: The run's number.
+        session: 1 to start it, more to resume it, 0 where its answer is stored.
+        given: What LangGraph is given; None goes on behind the newest checkpoint.
+        config: LangGraph's config.
+        context: The graph's runtime context.
+        started: What the run's first record holds, if this is its start.
+        digest: The input's keyed digest, if this is its start.
+    """
+
+    thread: str
+    scope: str
+    number: int
+    session: int
+    given: Any = None
+    config: RunnableConfig | None = None
+    context: Any = None
+    started: dict[str, Any] | None = None
+    digest: bytes | None = None
+
+
+class Agent:
+    """A LangGraph graph whose runs are journaled, step by step.
+
+    Args:
+        graph: A StateGraph, a compiled graph (`create_agent`'s too), or an `@entrypoint`. It is not
+            changed; a checkpointer of its own is not used.
+        name: The agent's name; threads belong to it. None: the graph's.
+        journal: Where its runs are recorded. None: the journal of this folder, see `Journal.open`.
+        allow: Types of one's own that the state may hold and its schema does not declare.
+
+    Raises:
+        DefinitionError: `graph` is no graph.
+    """
+
+    def __init__(
+        self,
+        graph: StateGraph[Any, Any, Any, Any] | Graph,
+        name: str | None = None,
+        journal: Journal | None = None,
+        *,
+        allow: Iterable[tuple[str, ...] | type] = (),
+    ) -> None:
+        self.given = graph
+        self.graph = definition.compiled(graph)
+        self.name = name or (self.graph.name if self.graph.name != "LangGraph" else "agent")
+        self.allow = tuple(allow)
+        self._journal = journal
+        self._module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
+        _live[self.name] = self
+
+    @property
+    def journal(self) -> Journal:
+        """The journal that this agent's runs are recorded in."""
+        if self._journal is None:
+            self._journal = default_journal()
+        return self._journal
+
+    def run(
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        *,
+        thread: str | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        key: str | None = None,
+        new: bool = False,
+    ) -> Run:
+        """Run the graph, or go on with the run that this input began.
+
+        Args:
+            input: The graph's input, or a `Command(resume=...)` that answers a waiting run.
+            thread: The conversation's name. None: a name that this cell and this input always give
+                (without a cell: this input, until its run is finished); it is said.
+            config: LangGraph's config. Tags, metadata, `configurable` and the recursion limit are
+                kept for a resume, callbacks are not.
+            context: The graph's runtime context; kept for a resume.
+            key: Stands for this request: a finished run with the same key and input is not run
+                again. In a notebook the cell does as much.
+            new: Start a new run in any case.
+
+        Returns:
+            The run: succeeded, waiting for a person, or in doubt.
+
+        Raises:
+            RunUnfinishedError: The thread's newest run is unfinished and had other input.
+            WrongAgentError: The thread is another agent's.
+            ThreadBusyError: Another process drives the thread.
+            DefinitionError: The graph could not be rebuilt by a resume; what and why is said.
+            InputError: The graph cannot take the input.
+            Exception: What a node raised; the run is failed and can be resumed.
+        """
+        plan = self._plan(input, thread, config, context, key, new=new)
+        if plan.session:
+            self._drive(plan).invoke(plan.given, plan.config or {}, plan.context)
+        return self._run(plan)
+
+    async def arun(
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        *,
+        thread: str | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        key: str | None = None,
+        new: bool = False,
+    ) -> Run:
+        """Do as `run` on the running event loop."""
+        plan = self._plan(input, thread, config, context, key, new=new)
+        if plan.session:
+            await self._drive(plan).ainvoke(plan.given, plan.config or {}, plan.context)
+        return self._run(plan)
+
+    def resume(self, thread: str) -> Run:
+        """Go on with a thread's newest run as it was started; `na.resume` finds the agent too.
+
+        Raises:
+            UnknownThreadError: There is no such thread.
+        """
+        self.journal.thread(thread)
+        head = self.journal.head(thread)
+        assert head is not None
+        self._check_agent(head)
+        plan = self._resumed(head, self.first_record(head))
+        if plan.session:
+            self._drive(plan).invoke(plan.given, plan.config or {}, plan.context)
+        return self._run(plan)
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r}>"
+
+    # -- the table of ARCHITECTURE.md, "What run and resume do" -----------------------------------
+
+    def _plan(
+        self,
+        given: Any,
+        thread: str | None,
+        config: RunnableConfig | None,
+        context: Any,
+        key: str | None,
+        *,
+        new: bool,
+    ) -> Plan:
+        origin = here()
+        said = digest(given, f"the input of agent {self.name!r}", without=frozenset({"id"}))
+        if thread is None:
+            thread = self._thread_for(said, origin, new=new)
+        head = self.journal.head(thread)
+        if head is not None and head.run:
+            self._check_agent(head)
+            if not new:
+                plan = self._continued(head, given, said, origin, key)
+                if plan is not None:
+                    return plan
+        scope = head.scope if head is not None else thread
+        kept = _kept_config(config)
+        started = {
+            "input": copy.deepcopy(given),
+            "config": kept,
+            "context": context,
+            "key": key,
+            "notebook": origin.notebook,
+            "cell": origin.cell,
+            "definition": self._definition(),
+        }
+        return Plan(
+            thread=thread,
+            scope=scope,
+            number=(head.run if head is not None else 0) + 1,
+            session=1,
+            given=copy.deepcopy(given),  # LangGraph writes message ids into what it is given
+            config=_run_config(config, thread),
+            context=context,
+            started=started,
+            digest=self.journal.data_key(scope).digest(said.encode()),
+        )
+
+    def _continued(
+        self, head: Head, given: Any, said: str, origin: Origin, key: str | None
+    ) -> Plan | None:
+        """Return how a thread's newest run goes on with this input; None for a next run."""
+        status = head.info().status
+        first = self.first_record(head)
+        same = first.digest == self.journal.data_key(head.scope).digest(said.encode())
+        if status is RunStatus.WAITING and isinstance(given, Command):
+            return self._resumed(head, first, answer=given)
+        if status.finished:
+            kept = self.read(first, ("key", "cell", "notebook"))
+            asked = (kept["key"] is not None and kept["key"] == key) or (
+                origin.cell is not None
+                and (kept["cell"], kept["notebook"]) == (origin.cell, origin.notebook)
+            )
+            if same and asked and status is RunStatus.SUCCEEDED:
+                return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
+            return None
+        if same:
+            return self._resumed(head, first)
+        if status is RunStatus.FAILED:
+            return None
+        raise RunUnfinishedError(
+            f"run {head.run} of thread {head.thread!r} is {status} and was started with other "
+            f'input: go on with it by na.resume("{head.thread}"), or start another by new=True'
+        )
+
+    def _resumed(self, head: Head, first: Record, answer: Any = None) -> Plan:
+        """Return how a run is taken up again."""
+        if head.info().status.finished:
+            return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
+        kept = self.read(first, ("input", "config", "context"))
+        begun = any(
+            record.run == head.run
+            for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
+        )
+        return Plan(
+            thread=head.thread,
+            scope=head.scope,
+            number=head.run,
+            session=head.session + 1,
+            given=answer if answer is not None else None if begun else kept["input"],
+            config=_run_config(kept["config"], head.thread),
+            context=kept["context"],
+        )
+
+    def _thread_for(self, said: str, origin: Origin, *, new: bool) -> str:
+        """Return the thread that a call without one means, and say it."""
+        place = f"{origin.notebook}\0{origin.cell}"
+        seed = hashlib.blake2b(f"{self.name}\0{place}\0{said}".encode(), digest_size=8).digest()
+        name = ids.thread_name(self.name, seed)
+        head = None if new else self.journal.head(name)
+        done = head is not None and head.info().status.finished and origin.cell is None
+        if new or done:
+            name = ids.new_thread_name(self.name)
+        sys.stderr.write(f"thread: {name}\n")
+        return name
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    def first_record(self, head: Head) -> Record:
+        """Return the record with which a thread's newest run began."""
+        records = self.journal.select(thread=head.thread, kinds=[Kind.RUN_STARTED])
+        return next(record for record in records if record.run == head.run and record.digest)
+
+    def read(self, record: Record, names: Iterable[str]) -> dict[str, Any]:
+        """Return the named parts of a run's first record."""
+        return read_parts(self.journal, record, names)
+
+    def _check_agent(self, head: Head) -> None:
+        if head.agent is not None and head.agent != self.name:
+            raise WrongAgentError(
+                f"thread {head.thread!r} belongs to agent {head.agent!r}, not to {self.name!r}: use "
+                "that agent, or another thread"
+            )
+
+    def _definition(self) -> dict[str, Any]:
+        path = definition.import_path_of((self, self.given, self.graph), self._module)
+        return definition.capture(
+            self.graph,
+            agent=self.name,
+            import_path=path,
+            allow=self.allow,
+            reference=_reference,
+        )
+
+    def _drive(self, plan: Plan) -> Drive:
+        claim = Claim(
+            agent=self.name, run=plan.number, session=plan.session, notebook=here().notebook
+        )
+        return Drive(
+            self.journal,
+            self.graph,
+            claim=claim,
+            thread=plan.thread,
+            scope=plan.scope,
+            started=plan.started,
+            digest=plan.digest,
+            allow=self.allow,
+        )
+
+    def _run(self, plan: Plan) -> Run:
+        types = {*definition.schema_types(self.graph), *self.allow}
+        return Run(
+            self.journal, plan.thread, plan.number, stored=plan.session == 0, allow=tuple(types)
+        )
+
+
+def default_journal(*, create: bool = True) -> Journal:
+    """Return the journal of this folder, opened once in this process.
+
+    Raises:
+        NoJournalError: There is none and `create` is false.
+    """
+    from notebook_agents.settings import journal_home
+
+    home = str(journal_home(create=create))
+    journal = _journals.get(home)
+    if journal is None or journal.closed:
+        journal = _journals[home] = Journal.open(home, create=create)
+        if journal.key_path is not None:
+            sys.stderr.write(f"notebook-agents: new master key in {journal.key_path}\n")
+    return journal
+
+
+def live_agent(name: str) -> Agent | None:
+    """Return this process's agent of that name, if it has one."""
+    return _live.get(name)
+
+
+def read_parts(journal: Journal, record: Record, names: Iterable[str]) -> dict[str, Any]:
+    """Return the named parts of a run's first record.
+
+    Raises:
+        SealError: The record does not open.
+    """
+    trees = unpack(journal.payload(record.seq))
+    decoder = Decoder(ResultCodec(strict_serializer()), journal.payloads)
+    return {name: decoder.decode(trees[name], record.refs) for name in names}
+
+
+def _reference(value: object) -> str | None:
+    """Name what a definition refers to instead of holding it."""
+    if isinstance(value, Agent):
+        return f"agent:{value.name}"
+    return "journal:" if isinstance(value, Journal) else None
+
+
+def _kept_config(config: RunnableConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the part of a config that a resume gets back."""
+    given = dict(config or {})
+    kept = {name: given[name] for name in _KEPT_CONFIG if name in given}
+    configurable = dict(given.get("configurable") or {})
+    configurable.pop("thread_id", None)
+    return {**kept, "configurable": configurable}
+
+
+def _run_config(config: RunnableConfig | Mapping[str, Any] | None, thread: str) -> RunnableConfig:
+    given: dict[str, Any] = dict(config or {})
+    given["configurable"] = {**(given.get("configurable") or {}), "thread_id": thread}
+    return given  # type: ignore[return-value]  # a plain dict until here

@@ -1,0 +1,215 @@
+"""One process taking one run up: claim the thread, run the graph, put the run down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import platform
+import threading
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from langgraph.errors import EmptyInputError, InvalidUpdateError
+from langgraph.pregel import Pregel
+from pydantic import ValidationError
+
+from notebook_agents import faults
+from notebook_agents.errors import FencedError, InputError, JournalError, StepInDoubt
+from notebook_agents.faults import Fault
+from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.graph.driver_saver import DriverSaver
+from notebook_agents.graph.private import schema_types
+from notebook_agents.graph.wrap import durable
+from notebook_agents.journal import Claim, Journal
+from notebook_agents.journal.values import pack
+from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime.driver import RunDriver, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from langchain_core.runnables import RunnableConfig
+
+    from notebook_agents.graph.wrap import Graph
+
+_logger = logging.getLogger("notebook_agents.graph")
+
+
+class Drive:
+    """A run in this process, from its claim to its end.
+
+    Args:
+        journal: The journal.
+        graph: The user's compiled graph.
+        claim: What is asked of the thread.
+        thread: The thread's name.
+        scope: Its scope.
+        started: What the run's first record holds; None where the run was started before.
+        allow: Types that may come back out of the state.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        graph: Graph,
+        *,
+        claim: Claim,
+        thread: str,
+        scope: str,
+        started: dict[str, Any] | None,
+        digest: bytes | None,
+        allow: tuple[Any, ...],
+    ) -> None:
+        faults.hit(Fault.RUN_START_BEFORE)
+        self.journal = journal
+        self.thread = thread
+        types = {*schema_types(graph), *allow}
+        codec = ResultCodec(strict_serializer(types), into_state=_keeps_all(graph))
+        self.driver = RunDriver(
+            journal, thread=thread, scope=scope, number=claim.run, claim=claim, codec=codec
+        )
+        self._start(claim, started, digest)
+        try:
+            self.driver.load()
+            saver = DriverSaver(
+                journal, scope=scope, run=claim.run, token=claim.token, allow=types
+            )
+            self.graph = durable(graph, self.driver, saver)
+        except BaseException:
+            journal.release(thread, claim.token)
+            raise
+
+    def _start(self, claim: Claim, started: dict[str, Any] | None, digest: bytes | None) -> None:
+        """Claim the thread with the run's start, or with its being taken up."""
+        encoder = self.driver.encoder()
+        session = {
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "langgraph": version("langgraph"),
+        }
+        trees = {
+            name: encoder.placed(encoder.encode(value, f"{name} of thread {self.thread!r}"))
+            for name, value in {"session": session, **(started or {})}.items()
+        }
+        draft = self.driver.draft(
+            Kind.RUN_STARTED, name=claim.agent, attempt=claim.session, digest=digest
+        )
+        draft.claim, draft.token = claim, None
+        draft.plain, draft.refs, draft.size = pack(trees), encoder.refs, encoder.size
+        for chunk in encoder.new:
+            chunk.token = None  # the claim's own token is given at the commit
+        self.journal.append([*encoder.new, draft], durable=False)
+        self.journal.driving.add(self.thread)
+
+    # -- running --------------------------------------------------------------------------------
+
+    def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
+        """Run the graph to its end and record where it stands."""
+        if _needs_loop(self.graph):
+            _in_loop_thread(self.ainvoke(given, config, context))
+            return
+        try:
+            value = self.graph.invoke(given, config, context=context, durability="async")
+            self._ended(value, config)
+        except BaseException as error:
+            self._broke(error)
+
+    async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
+        """Run the graph to its end on the running loop and record where it stands."""
+        try:
+            value = await self.graph.ainvoke(given, config, context=context, durability="async")
+            self._ended(value, config)
+        except BaseException as error:
+            self._broke(error)
+
+    def _ended(self, value: Any, config: RunnableConfig) -> None:
+        waiting = self.driver.waiting
+        if not waiting and (self.graph.interrupt_before_nodes or self.graph.interrupt_after_nodes):
+            waiting = bool(self.graph.get_state(config).next)
+        if waiting:
+            self.driver.finish(RunStatus.WAITING)
+        else:
+            self.driver.finish(RunStatus.SUCCEEDED, value=value)
+
+    def _broke(self, error: BaseException) -> None:
+        """Record what ended the run, as far as it can be, and raise what its caller shall see."""
+        if isinstance(error, StepInDoubt):
+            self.driver.finish(RunStatus.IN_DOUBT, error=str(error))
+            return
+        if not isinstance(error, Exception) or isinstance(error, FencedError | JournalError):
+            self._put_down()
+            raise error
+        if not self.driver.began and isinstance(
+            error, EmptyInputError | InvalidUpdateError | ValidationError
+        ):
+            wrong = InputError(
+                f"agent {self.driver.claim.agent!r} cannot take this input on thread "
+                f"{self.thread!r} ({describe(error)}): give it what its graph's input schema says"
+            )
+            self.driver.finish(RunStatus.FAILED, error=describe(wrong))
+            raise wrong from error
+        self.driver.finish(RunStatus.FAILED, error=describe(error))
+        error.add_note(
+            f"Run {self.driver.number} of thread {self.thread!r} failed here; what returned before "
+            f'is kept. Mend it and run the same again, or call na.resume("{self.thread}").'
+        )
+        raise error
+
+    def _put_down(self) -> None:
+        """Give the thread back without an end: whoever resumes it finds it orphaned."""
+        try:
+            self.journal.release(self.thread, self.driver.claim.token)
+        except Exception:  # the journal may be what broke; the first error is the one to show
+            _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+
+def _keeps_all(graph: Graph) -> bool:
+    """Whether everything that nodes return goes into checkpoints."""
+    return not any(type(channel).__name__ == "UntrackedValue" for channel in graph.channels.values())
+
+
+def _needs_loop(graph: Graph) -> bool:
+    """Whether some node has no synchronous function."""
+    for node in graph.nodes.values():
+        bound = getattr(node.bound, "inner", node.bound)
+        if isinstance(bound, Pregel):
+            if _needs_loop(bound):
+                return True
+        elif getattr(bound, "afunc", None) is not None and getattr(bound, "func", None) is None:
+            return True
+    return False
+
+
+def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a loop of its own in another thread: this one may have a loop already."""
+    context = contextvars.copy_context()
+    loop = asyncio.new_event_loop()
+    outcome: list[BaseException] = []
+    started: list[asyncio.Task[None]] = []
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        task = loop.create_task(work)
+        started.append(task)
+        try:
+            loop.run_until_complete(task)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            outcome.append(error)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    thread = threading.Thread(target=context.run, args=(serve,), name="notebook-agents-loop")
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        if started:
+            loop.call_soon_threadsafe(started[0].cancel)
+        thread.join()
+        raise
+    if outcome:
+        raise outcome[0]

@@ -1,0 +1,93 @@
+"""A run as its caller gets it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.errors import RunNotFinishedError
+from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.journal.values import Decoder, unpack
+from notebook_agents.model import Kind, RunStatus, RunView, Step
+from notebook_agents.runtime.timeline import to_html, to_text
+from notebook_agents.runtime.view import run_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from notebook_agents.journal import Journal
+
+_WHAT_TO_DO = {
+    RunStatus.FAILED: 'mend what failed and run it again, or call na.resume("{thread}")',
+    RunStatus.WAITING: "answer it with agent.run(Command(resume=...), thread={thread!r})",
+    RunStatus.IN_DOUBT: "find out whether the doubtful step happened, then resume",
+    RunStatus.CANCELLED: "start another with new=True",
+}
+
+
+class Run:
+    """One run of a thread. In a notebook it shows itself as a timeline.
+
+    Attributes:
+        thread: The thread's name.
+        number: The run's number within the thread, from 1.
+        stored: Its value was in the journal already and nothing was run for it.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        thread: str,
+        number: int,
+        *,
+        stored: bool = False,
+        allow: Iterable[tuple[str, ...] | type] = (),
+    ) -> None:
+        self.thread = thread
+        self.number = number
+        self.stored = stored
+        self._journal = journal
+        self._allow = tuple(allow)
+
+    @cached_property
+    def view(self) -> RunView:
+        """The run as its records told it when this was first asked for."""
+        return run_view(self._journal, self.thread, self.number, stored=self.stored)
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands."""
+        return self.view.status
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its steps, in the order in which they first began."""
+        return self.view.steps
+
+    @cached_property
+    def value(self) -> Any:
+        """What the graph returned.
+
+        Raises:
+            RunNotFinishedError: It returned nothing yet; the message says what to do.
+        """
+        if self.status is not RunStatus.SUCCEEDED:
+            todo = _WHAT_TO_DO.get(self.status, 'resume it with na.resume("{thread}")')
+            raise RunNotFinishedError(
+                f"run {self.number} of thread {self.thread!r} is {self.status} and has no value: "
+                + todo.format(thread=self.thread)
+            )
+        record = [
+            record
+            for record in self._journal.select(thread=self.thread, kinds=[Kind.RUN_FINISHED])
+            if record.run == self.number
+        ][-1]
+        tree, _ = unpack(self._journal.payload(record.seq))
+        codec = ResultCodec(strict_serializer(self._allow))
+        return Decoder(codec, self._journal.payloads).decode(tree, record.refs)
+
+    def __repr__(self) -> str:
+        return to_text(self.view)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": to_text(self.view), "text/html": to_html(self.view)}

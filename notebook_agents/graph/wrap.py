@@ -1,0 +1,159 @@
+"""Durable nodes: a compiled graph, copied with a journaling wrapper around each node.
+
+The user's graph is compiled and validated by LangGraph first and never changed; compiling its
+builder again would lose what was set on the compiled graph (interrupts, store, cache, name,
+config).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables import Runnable
+from langgraph.constants import START
+from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.pregel import Pregel
+
+from notebook_agents import ids
+from notebook_agents.errors import NotDurableError
+from notebook_agents.graph.private import execution_info
+from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.pregel._read import PregelNode
+
+    from notebook_agents.graph.driver_saver import DriverSaver
+    from notebook_agents.journal import Draft
+    from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
+
+Graph = Pregel[Any, Any, Any, Any]
+
+
+def durable(graph: Graph, driver: RunDriver, saver: DriverSaver) -> Graph:
+    """Return a copy of a compiled graph whose nodes are journaled by `driver`."""
+    return graph.copy({"nodes": _durable_nodes(graph, driver, saver), "checkpointer": saver})
+
+
+def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
+    nodes = dict(graph.nodes)
+    for name, node in graph.nodes.items():
+        bound = node.bound
+        if name == START:
+            continue
+        if isinstance(bound, Pregel) and bound.checkpointer is not False:
+            # Its steps are the steps: it has checkpoints of its own, so their ids are stable. It
+            # keeps its own setting of the checkpointer, which is mostly that of the graph around.
+            inner = bound.copy({"nodes": _durable_nodes(bound, driver, saver)})
+            nodes[name] = node.copy({"bound": inner, "subgraphs": [inner]})
+        else:
+            wrapped = DurableNode(bound, name=name, driver=driver, saver=saver)
+            nodes[name] = node.copy({"bound": wrapped})
+    return nodes
+
+
+class DurableNode(Runnable[Any, Any]):
+    """A node whose intent is on disk before it runs and whose result is recorded before it counts.
+
+    Args:
+        inner: The node's own runnable.
+        name: The node's name.
+        driver: The run.
+        saver: Where the checkpoints arrive that its intents rest on.
+    """
+
+    def __init__(
+        self, inner: Runnable[Any, Any], *, name: str, driver: RunDriver, saver: DriverSaver
+    ) -> None:
+        self.inner = inner
+        self.name = name
+        self.driver = driver
+        self.saver = saver
+        function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner
+        # LangGraph's CachePolicy makes its keys of these; without them two graphs' nodes of one
+        # name would share cached results.
+        for attribute in ("__module__", "__qualname__"):
+            value = getattr(function, attribute, None) or getattr(type(function), attribute)
+            setattr(self, attribute, value)
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
+        """Run the node, or give its recorded result."""
+        step, checkpoint, task = self._place(config)
+        if step.returned is not None:
+            return _given(self.driver.result(step))
+        self.saver.barrier.wait(checkpoint)
+        attempt, intent = self.driver.intend(step, ref=task)
+        self.driver.journal.append([intent], durable=True)
+        self.driver.intended(attempt)
+        try:
+            with inside(self.driver, attempt):
+                value = self.inner.invoke(input, config, **kwargs)
+            drafts = self.driver.returned(attempt, value)
+        except Exception as error:
+            self.driver.journal.append(self._ended(attempt, error), durable=False)
+            raise
+        self._record(attempt, drafts)
+        return value
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
+        """Run the node without blocking the event loop, or give its recorded result."""
+        step, checkpoint, task = self._place(config)
+        if step.returned is not None:
+            return _given(self.driver.result(step))
+        await self.saver.barrier.wait_async(checkpoint)
+        attempt, intent = self.driver.intend(step, ref=task)
+        await self.driver.journal.append_async([intent], durable=True)
+        self.driver.intended(attempt)
+        try:
+            with inside(self.driver, attempt):
+                value = await self.inner.ainvoke(input, config, **kwargs)
+            drafts = self.driver.returned(attempt, value)
+        except Exception as error:
+            await self.driver.journal.append_async(self._ended(attempt, error), durable=False)
+            raise
+        # Not awaited: it costs no fsync, and a cancellation here would lose a result that exists.
+        self._record(attempt, drafts)
+        return value
+
+    def _place(self, config: RunnableConfig | None) -> tuple[StepState, str, str]:
+        """Return the step that this execution is, its checkpoint's id and its task id."""
+        info = execution_info(config)
+        if info is None:
+            raise NotDurableError(
+                f"node {self.name!r} was called outside its graph: run the agent, not the node"
+            )
+        outer = current()
+        step = self.driver.step(
+            ids.node_step_id(self.driver.thread, info.task_id, self.name),
+            name=self.name,
+            parent=outer[1].step.id if outer else None,
+            ns=info.checkpoint_ns.rpartition("|")[0],
+        )
+        return step, info.checkpoint_id, info.task_id
+
+    def _record(self, attempt: Attempt, drafts: list[Draft]) -> None:
+        self.driver.journal.append(drafts, durable=False)
+        self.driver.recorded(attempt)
+        warn_of_other_calls(self.driver, attempt)
+
+    def _ended(self, attempt: Attempt, error: Exception) -> list[Draft]:
+        """Return the drafts of an attempt that raised."""
+        if isinstance(error, GraphInterrupt):
+            return self.driver.suspended(attempt)
+        if isinstance(error, ParentCommand):  # a result for the graph around this one
+            return self.driver.returned(attempt, _ForParent(error.args[0]))
+        return self.driver.failed(attempt, error)
+
+
+class _ForParent:
+    """A node's command to the graph around its own, as it is recorded."""
+
+    def __init__(self, command: Any) -> None:
+        self.command = command
+
+
+def _given(value: Any) -> Any:
+    """Return a recorded result the way the node gave it."""
+    if isinstance(value, _ForParent):
+        raise ParentCommand(value.command)
+    return value

@@ -1,0 +1,132 @@
+"""Runs survive: every fault point, random moments, and every process at the same instant.
+
+`python -m tests.crash N` does the same for as long as one likes, and with LangGraph alone beside
+it. A failure names the trial; `--seed` and `--only` repeat it.
+"""
+
+from __future__ import annotations
+
+import os
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from notebook_agents import ids
+from notebook_agents.faults import Fault
+from notebook_agents.journal import Journal
+from notebook_agents.model import Kind
+
+from . import arms, beside
+from .shapes import SHAPES
+from .trial import Action, Armed, Plan, Tally, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from notebook_agents.journal import Draft
+
+pytestmark = pytest.mark.crash
+
+SEED = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(2**32))
+SHORT_HITS = (1, 2)
+"""The suite disturbs these passages of each fault point; a long run also later ones."""
+RANDOM_TRIALS = 12
+TOGETHER_TRIALS = 8
+
+
+def _run(names: Iterable[str]) -> Tally:
+    tally = Tally()
+    for name in names:
+        tally.add(arms.run_trial(name, SEED))
+    assert tally.trials
+    assert not tally.violations, "\n".join(
+        [f"python -m tests.crash --seed {SEED} --only NAME repeats one:", *tally.violations]
+    )
+    return tally
+
+
+@pytest.mark.parametrize("action", Action)
+@pytest.mark.parametrize("fault", Fault)
+def test_a_run_survives_every_fault_point(fault: Fault, action: Action) -> None:
+    """Whatever happens at a durable edge, no record is lost and no returned step runs again."""
+    hits = {f"{fault}@{hit}" for hit in SHORT_HITS}
+    names = [name for shape in SHAPES for name in arms.fault_trials(shape)]
+    names = [name for name in names if name.split("/")[2] in hits and name.split("/")[3] == action]
+    tally = _run(names)
+    if action is Action.KILL:
+        assert tally.killed >= len(names)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_survives_kills_at_random_moments(shape: str) -> None:
+    """SIGKILL from outside, whenever it comes, also while a killed run is being resumed."""
+    tally = _run(f"random/{shape}/{number}" for number in range(RANDOM_TRIALS))
+    assert tally.killed
+
+
+def test_every_process_of_a_journal_dies_at_the_same_instant() -> None:
+    """What several processes were told is in their one journal when none of them is left."""
+    tally = _run(f"together/{number}" for number in range(TOGETHER_TRIALS))
+    assert tally.killed
+
+
+def test_the_same_kill_that_repeats_a_step_of_langgraph_alone_repeats_none_here() -> None:
+    """Killed as the saver gets the checkpoint behind a step, a run does not repeat that step."""
+    found = beside.journaled(runs=10)
+    assert (found.returned_twice, found.wrong) == (0, 0)
+
+
+def _without_results(write: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an append that says it recorded a result, and did not."""
+
+    def append(journal: Journal, drafts: Sequence[Draft], **options: Any) -> Any:
+        kept = [draft for draft in drafts if draft.kind is not Kind.STEP_RETURNED]
+        return write(journal, kept, **options)
+
+    return append
+
+
+def _forget_results() -> None:
+    for method in ("append", "append_async"):
+        setattr(Journal, method, _without_results(getattr(Journal, method)))
+
+
+def _hold_results_back() -> None:
+    """Keep results in memory until the next append: a queue that dies with its process."""
+    write = Journal.append
+
+    def append(journal: Journal, drafts: Sequence[Draft], *, durable: bool) -> None:
+        if any(draft.kind is Kind.STEP_RETURNED for draft in drafts):
+            journal.stage(drafts)
+        else:
+            write(journal, drafts, durable=durable)
+
+    async def append_async(journal: Journal, drafts: Sequence[Draft], *, durable: bool) -> None:
+        append(journal, drafts, durable=durable)
+
+    Journal.append, Journal.append_async = append, append_async  # type: ignore[method-assign]
+
+
+def _make_keys_of_the_process() -> None:
+    """Derive idempotency keys from what another process does not have."""
+    ids.idempotency_key = lambda step: f"na-{os.getpid()}-{step}"  # type: ignore[assignment]
+
+
+SABOTAGE = {
+    "results are not recorded": (_forget_results, Fault.RESULT_AFTER, "it had returned"),
+    "results wait in memory": (_hold_results_back, Fault.RESULT_AFTER, "it had returned"),
+    "keys are not the step's": (_make_keys_of_the_process, Fault.RESULT_BEFORE, "had 2 keys"),
+}
+
+
+@pytest.mark.parametrize(("sabotage", "fault", "said"), SABOTAGE.values(), ids=SABOTAGE.keys())
+def test_the_harness_notices_when(
+    sabotage: Callable[[], None], fault: Fault, said: str, tmp_path: Path
+) -> None:
+    """A runtime that is broken on purpose, in the children only, does not pass for a whole one."""
+    trial = Trial("sabotaged", SHAPES["sequential"], tmp_path, before=sabotage)
+    armed = Armed(fault=fault, hit=3, action=Action.KILL)
+    tally = trial.play([Plan(armed=armed)])
+    assert any(said in violation for violation in tally.violations), tally.violations
