@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -287,10 +288,10 @@ def test_in_a_run_that_nobody_drives_no_step_is_running() -> None:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (RunStatus.FAILED, "run the cell again"),
-        (RunStatus.WAITING, "waits for a person"),
-        (RunStatus.IN_DOUBT, "`reconcile`"),
-        (RunStatus.ORPHANED, "its process is gone"),
+        (RunStatus.FAILED, "na.resume('audit-calm-river-3f9a')"),
+        (RunStatus.WAITING, "agent.run(Command(resume=…), thread='audit-calm-river-3f9a')"),
+        (RunStatus.IN_DOUBT, "na.resume('audit-calm-river-3f9a')"),
+        (RunStatus.ORPHANED, "na.resume('audit-calm-river-3f9a')"),
     ],
 )
 def test_an_unfinished_run_says_what_to_do(status: RunStatus, said: str) -> None:
@@ -298,11 +299,15 @@ def test_an_unfinished_run_says_what_to_do(status: RunStatus, said: str) -> None
     told = advice(view(status=status))
     assert told is not None
     assert said in told
-    assert "na.resume('audit-calm-river-3f9a')" in told
     assert "next: " in to_text(view(status=status))
-    assert "<code>na.resume(&#x27;audit-calm-river-3f9a&#x27;)</code>" in to_html(
-        view(status=status)
-    )
+    assert f"<code>{escape(said)}</code>" in to_html(view(status=status))
+
+
+def test_advice_names_what_resumes_where_it_is_read() -> None:
+    """On the command line the advice is a command and no Python."""
+    text = to_text(view(status=RunStatus.ORPHANED), resume="notebook-agents resume x", width=120)
+    assert "go on behind what returned: notebook-agents resume x" in text
+    assert "na.resume" not in text
 
 
 @pytest.mark.parametrize(

@@ -1,58 +1,289 @@
-"""The commands. Each parses, calls and renders; see `exits` for what ends them."""
+"""The commands. Each parses, calls and renders; `exits` has what ends them."""
+# ruff: noqa: D301 - a backspace is click's mark for lines that are not to be wrapped
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from notebook_agents.cli import data, exits
-from notebook_agents.cli.options import journal_option, json_option, open_journal
+from notebook_agents.cli.options import (
+    existing_journal,
+    import_from,
+    journal_option,
+    json_option,
+    resume_command,
+    use_journal,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from notebook_agents.notebook.headless import NotebookResult
+    from notebook_agents.notebook.headless import CellEvent
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(cls=exits.App, context_settings=_CONTEXT, epilog="\b\n" + exits.CODES)
+@click.group(cls=exits.App, context_settings=_CONTEXT, epilog=exits.CODES)
 @click.version_option(package_name="notebook-agents", message="%(prog)s %(version)s")
 def app() -> None:
-    """Run LangGraph agents that survive the death of their process, and resume them."""
+    """Run LangGraph agents that survive the death of their process.
+
+    \b
+    Example:
+      notebook-agents run agents.py:research --input '{"question": "…"}'
+      notebook-agents resume
+    """
+
+
+@app.command()
+@click.option(
+    "--out",
+    metavar="DIR",
+    default="demo-out",
+    show_default=True,
+    help="Where notebooks, journal, ledger and report go.",
+)
+@click.option(
+    "--env",
+    metavar="VENV",
+    help="Audit this environment: a venv's folder, or a Python. Default: this one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON, and nothing else.")
+@click.pass_context
+def demo(ctx: click.Context, *, out: str, env: str | None, as_json: bool) -> None:
+    """Kill a notebook's kernel, then resume in an empty one.
+
+    The agent audits a Python environment; its kernel is killed in the middle of a fan-out. What
+    happened is checked against the journal and a ledger, and written to demo.json.
+
+    \b
+    Example:
+      notebook-agents demo --out demo-out
+    """
+    from dataclasses import asdict
+
+    from notebook_agents.cli.target import python_of
+    from notebook_agents.notebook.demo import run_demo
+
+    def say(text: str) -> None:
+        if not as_json:
+            click.echo(text)
+
+    result = run_demo(out=Path(out), say=say, python=None if env is None else python_of(env))
+    if as_json:
+        click.echo(data.dumps(asdict(result)))
+    ctx.exit(0 if result.ok else 1)
+
+
+@app.command()
+@click.argument("target")
+@click.option(
+    "--input",
+    "given",
+    metavar="JSON",
+    help="The graph's input as JSON, @file.json, or - for standard input. Default: {}.",
+)
+@click.option(
+    "--thread", metavar="NAME", help="The conversation. Default: a name is made and said."
+)
+@click.option(
+    "--key", metavar="KEY", help="A finished run with this key and input is not run again."
+)
+@click.option("--new", is_flag=True, help="Start a new run in any case.")
+@click.option("--out", metavar="FILE", help="Where a notebook is saved with its outputs.")
+@journal_option
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    target: str,
+    given: str | None,
+    thread: str | None,
+    key: str | None,
+    new: bool,
+    out: str | None,
+    journal: str | None,
+    as_json: bool,
+) -> None:
+    """Run an agent or a notebook, or go on with its run.
+
+    TARGET is module:name or file.py:name of an Agent or a LangGraph graph, or a notebook. The same
+    input goes on with a run that was stopped, killed or failed: what returned is not run again.
+
+    \b
+    Examples:
+      notebook-agents run agents.py:research --input '{"question": "…"}'
+      notebook-agents run mypackage.agents:research --input @question.json --thread monday
+      notebook-agents run analysis.ipynb --out analysis.out.ipynb
+
+    --json writes what `show --json` writes; of a notebook it writes path, kernel, cells and
+    seconds.
+    """
+    use_journal(journal)
+    if target.endswith(".ipynb"):
+        _refuse(thread=thread, key=key, input=given, new=new or None)
+        _run_notebook(target, out=out, journal=journal, as_json=as_json)
+        return
+    _refuse(out=out)
+    from notebook_agents.cli.driving import Driving, folder_of
+    from notebook_agents.cli.target import load_agent, read_input
+
+    value = read_input(given)
+    agent = load_agent(target, journal)
+    driving = Driving(journal=journal, as_json=as_json, thread=thread, folder=folder_of(target))
+    with driving.watched():
+        result = agent.run(value, thread=thread, key=key, new=new)
+    ctx.exit(driving.finish(result))
+
+
+@app.command()
+@click.argument("thread", required=False)
+@journal_option
+@json_option
+@click.pass_context
+def resume(ctx: click.Context, *, thread: str | None, journal: str | None, as_json: bool) -> None:
+    """Go on with a thread's newest run.
+
+    Without THREAD it is the newest run of the journal that can be resumed. It needs neither the notebook nor its kernel: the agent is rebuilt from the journal, or imported
+    where it was importable. What returned is not run again.
+
+    \b
+    Example:
+      notebook-agents resume audit-calm-river-3f9a
+
+    --json writes what `show --json` writes.
+    """
+    import_from(Path.cwd())
+    import notebook_agents as na
+    from notebook_agents.cli.driving import Driving
+
+    driving = Driving(journal=journal, as_json=as_json, thread=thread)
+    with existing_journal(journal) as opened:
+        with driving.watched():
+            result = na.resume(thread, journal=opened)
+        code = driving.finish(result)
+    ctx.exit(code)
 
 
 @app.command("list")
-@click.option("--unfinished", is_flag=True, help="Only threads with something to resume.")
+@click.option("--unfinished", is_flag=True, help="Only threads that can be resumed.")
 @journal_option
 @json_option
-def list_command(*, unfinished: bool, journal: str | None, as_json: bool) -> None:
+def list_threads(*, unfinished: bool, journal: str | None, as_json: bool) -> None:
     """Show the journal's threads, the newest first.
 
     \b
     Example:
       notebook-agents list --unfinished
 
-    --json writes a list of objects; times are ISO 8601 in UTC:
-
     \b
-    {threads}
+    --json writes a list of objects, times in ISO 8601 UTC:
+      thread, agent, status, run, returned, intended, created, updated,
+      notebook, records, driver (null or {pid, host, since})
     """
-    from notebook_agents.cli import render
-
-    with open_journal(journal, create=False) as opened:
+    with existing_journal(journal) as opened:
         if unfinished:
             import notebook_agents as na
 
-            threads = na.unfinished(opened)
+            infos = na.unfinished(opened)
         else:
-            threads = opened.threads()
+            infos = opened.threads()
     if as_json:
-        click.echo(data.dumps([data.thread_data(info) for info in threads]))
-    elif threads:
-        render.threads(threads)
+        click.echo(data.dumps([data.thread_data(info) for info in infos]))
+    elif infos:
+        from notebook_agents.cli import render
+
+        render.threads(infos)
     else:
         click.echo("nothing to resume" if unfinished else "no threads yet")
+
+
+@app.command()
+@click.argument("thread")
+@click.option("--run", "number", type=click.IntRange(1), help="Which run; default: the newest.")
+@journal_option
+@json_option
+def show(*, thread: str, number: int | None, journal: str | None, as_json: bool) -> None:
+    """Show a run's timeline.
+
+    Its steps with their attempts, what was replayed, what was in doubt and why a step ran again.
+
+    \b
+    Example:
+      notebook-agents show audit-calm-river-3f9a --run 2
+
+    \b
+    --json writes an object, times in ISO 8601 UTC, durations in seconds:
+      thread, run, agent, status, stored, sessions, started, ended, error,
+      steps_replayed, seconds_saved,
+      value (null unless it succeeded), value_error (why it cannot be shown),
+      steps: [id, name, parent, namespace, outcome, replayed, was_in_doubt,
+              seconds, key,
+              attempts: [number, session, started, ended, outcome, error]]
+    """
+    from notebook_agents.cli import render
+    from notebook_agents.runtime.view import run_view
+
+    import_from(Path.cwd())
+
+    with existing_journal(journal) as opened:
+        view = run_view(opened, thread, number)
+        value = data.read_value(opened, view)
+        if as_json:
+            click.echo(data.dumps(data.run_data(view, value)))
+        else:
+            click.echo(render.run(view, value, resume=resume_command(thread, journal)))
+
+
+@app.command()
+@journal_option
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
+    """Check the installation, the key and the journal.
+
+    One line each, with what to do about it; the exit code is 1 if something has to be mended.
+
+    \b
+    Example:
+      notebook-agents doctor
+
+    \b
+    --json writes an object:
+      ok, checks: [name, level (ok, warning, bad), found, remedy]
+    """
+    from notebook_agents.cli.doctor import Level, examine
+
+    found = list(examine(journal))
+    ok = all(check.level is not Level.BAD for check in found)
+    if as_json:
+        click.echo(data.dumps({"ok": ok, "checks": [data.check_data(check) for check in found]}))
+    else:
+        from notebook_agents.cli import render
+
+        render.checks(found)
+    ctx.exit(0 if ok else 1)
+
+
+def _refuse(**options: object) -> None:
+    """Refuse options that mean nothing for the target."""
+    for name, value in options.items():
+        if value is not None:
+            what = "an agent" if name == "out" else "a notebook"
+            raise click.UsageError(f"--{name} means nothing for {what}: leave it out")
+
+
+def _run_notebook(target: str, *, out: str | None, journal: str | None, as_json: bool) -> None:
+    from notebook_agents.cli.progress import cell_line
+    from notebook_agents.notebook.headless import run_notebook
+
+    def on_cell(event: CellEvent) -> None:
+        click.echo(cell_line(event), err=True)
+
+    result = run_notebook(target, out=out, journal=journal, on_cell=None if as_json else on_cell)
+    if as_json:
+        click.echo(data.dumps(data.notebook_data(result)))
+    else:
+        click.echo(str(result.path))

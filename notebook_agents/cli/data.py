@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from notebook_agents.model import Attempt, RunView, Step, ThreadInfo
+from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.model import RunStatus
 
-THREAD_KEYS = """\
-thread, agent, status, run, returned, intended, created, updated, notebook, records,
-driver {pid, host, since} or null"""
-RUN_KEYS = """\
-thread, run, agent, status, stored, sessions, started, ended, error, steps_replayed,
-seconds_saved, steps [{id, name, parent, namespace, outcome, replayed, was_in_doubt, seconds,
-key, attempts [{number, session, started, ended, outcome, error}]}]"""
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from notebook_agents.cli.doctor import Check
+    from notebook_agents.journal import Journal
+    from notebook_agents.model import Attempt, RunView, Step, ThreadInfo
+    from notebook_agents.notebook.headless import NotebookResult
 
 
 def thread_data(info: ThreadInfo) -> dict[str, Any]:
@@ -38,7 +39,32 @@ def thread_data(info: ThreadInfo) -> dict[str, Any]:
     }
 
 
-def run_data(view: RunView) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Value:
+    """What a run returned, if it did and as far as this process can tell.
+
+    Attributes:
+        held: The value; None where there is none.
+        error: Why it cannot be shown although there is one, else None.
+    """
+
+    held: Any = None
+    error: str | None = None
+
+
+def read_value(journal: Journal, view: RunView) -> Value:
+    """Return the value of a run; it is rebuilt, so its types have to be importable here."""
+    if view.status is not RunStatus.SUCCEEDED:
+        return Value()
+    from notebook_agents.graph.run import Run
+
+    try:
+        return Value(held=Run(journal, view.thread, view.number).value)
+    except NotebookAgentsError as error:
+        return Value(error=str(error))
+
+
+def run_data(view: RunView, value: Value) -> dict[str, Any]:
     """Return a run as data."""
     return {
         "thread": view.thread,
@@ -52,7 +78,29 @@ def run_data(view: RunView) -> dict[str, Any]:
         "error": view.error,
         "steps_replayed": len(view.replayed),
         "seconds_saved": round(view.seconds_saved, 6),
+        "value": plain(value.held),
+        "value_error": value.error,
         "steps": [_step_data(step) for step in view.steps],
+    }
+
+
+def check_data(check: Check) -> dict[str, Any]:
+    """Return one check of `doctor` as data."""
+    return {
+        "name": check.name,
+        "level": str(check.level),
+        "found": check.found,
+        "remedy": check.remedy,
+    }
+
+
+def notebook_data(result: NotebookResult) -> dict[str, Any]:
+    """Return a notebook that ran as data."""
+    return {
+        "path": str(result.path),
+        "kernel": result.kernel,
+        "cells": result.cells,
+        "seconds": round(result.seconds, 3),
     }
 
 
@@ -91,13 +139,19 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` as indented JSON; what JSON has no form for becomes its `repr`."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    """Return `value` as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    """Give JSON a form of an object: a pydantic model's (LangChain's messages are), or its repr."""
+def plain(value: Any) -> Any:
+    """Return a form of `value` that JSON has: a model's fields, or what `repr` says of it."""
+    try:
+        return json.loads(json.dumps(value, default=_form, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+
+
+def _form(value: Any) -> Any:
+    """Return the fields of a pydantic model (LangChain's messages are), or the `repr`."""
     dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
-    return repr(value)
+    return dump(mode="json") if callable(dump) else repr(value)

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notebook_agents import settings
@@ -21,6 +20,7 @@ from notebook_agents.errors import NoJournalError, NotebookAgentsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from notebook_agents.journal.queue import Queue
 
@@ -154,7 +154,9 @@ def _place(folder: Path) -> Iterator[Check]:
     yield Check(
         name="file system",
         level=Level.WARNING if network else Level.OK,
-        found=f"{kind}: a network file system, without SQLite's write-ahead log" if network else kind,
+        found=f"{kind}: a network file system, without SQLite's write-ahead log"
+        if network
+        else kind,
         remedy=f"set {settings.HOME_VARIABLE} to a local directory" if network else "",
     )
     if (synced := _synced_by(folder)) is not None:

@@ -18,9 +18,13 @@ from notebook_agents.model import RunStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CODES = """\
-Exit codes: 0 done, 1 a run failed, 2 wrong usage, 3 waiting for a person, 4 a step is in doubt,
-5 held by another process, 6 the journal is damaged or newer, 130 Ctrl-C, 143 SIGTERM."""
+CODES = """\b
+Exit codes:
+  0  done                       4  a step is in doubt
+  1  a run failed               5  held by another process
+  2  wrong usage                6  the journal is damaged or newer
+  3  waiting for a person     130  Ctrl-C     143  SIGTERM
+"""
 
 STATUS_CODES: Mapping[RunStatus, int] = {
     RunStatus.SUCCEEDED: 0,
@@ -86,12 +90,23 @@ class App(click.Group):
 
 
 def short_traceback(error: BaseException) -> str:
-    """Format an error of the user's code from the first frame that is theirs."""
+    """Format an error of the user's code, and what caused it, from their first frame on."""
+    shown = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = shown
+    while link is not None:
+        first = next((n for n, frame in enumerate(link.stack) if _is_users(frame.filename)), 0)
+        link.stack = traceback.StackSummary.from_list(link.stack[first:])
+        # What this package adds for notebooks; the command says it in its own words.
+        notes = [note for note in link.__notes__ or () if "na.resume(" not in note]
+        link.__notes__ = notes or None
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "".join(shown.format())
+
+
+def raised_by_us(error: BaseException) -> bool:
+    """Whether this package's own code raised an error: then it is a bug, and shown whole."""
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((n for n, frame in enumerate(frames) if _is_users(frame.filename)), 0)
-    shown = traceback.StackSummary.from_list(frames[first:])
-    lines = ["Traceback (from your code on):\n", *shown.format()]
-    return "".join([*lines, *traceback.format_exception_only(error)])
+    return not frames or Path(frames[-1].filename).is_relative_to(_OURS)
 
 
 def tell(error: BaseException, *, as_json: bool, message: str = "", name: str = "") -> None:

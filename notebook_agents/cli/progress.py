@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from notebook_agents.notebook.headless import CellEvent
     from notebook_agents.runtime.events import StepEvent
 
 _SHOWN = 8
@@ -39,10 +40,10 @@ class Progress:
         node_failed: Whether a step raised: an exception that ends the run is then the user's.
     """
 
-    def __init__(self, *, plain: bool, quiet: bool = False) -> None:
+    def __init__(self, *, plain: bool) -> None:
         self.thread: str | None = None
         self.node_failed = False
-        self._plain = plain and not quiet
+        self._plain = plain
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._running: dict[str, tuple[str, float]] = {}
@@ -55,7 +56,7 @@ class Progress:
         with self._lock:
             if self.thread is None:
                 self.thread = event.thread
-                self._say(f"thread {clean(event.thread)} · run {event.run}")
+                self._say(f"run {event.run} of thread {clean(event.thread)}")
             self._counts[event.what] += 1
             self.node_failed |= event.what == "failed"
             name = ("  " if event.parent else "") + clean(event.name)
@@ -82,7 +83,9 @@ class Progress:
         from rich.text import Text
 
         with self._lock:
-            counts = [f"{n} {what}" for what in ("replayed", "returned") if (n := self._counts[what])]
+            counts = [
+                f"{n} {what}" for what in ("replayed", "returned") if (n := self._counts[what])
+            ]
             lines = list(self._ended)
             running = list(self._running.values())
         now = time.monotonic()
@@ -108,6 +111,13 @@ class Progress:
             self._plain = False  # nobody reads stderr any more; that must not fail the step
 
 
+def cell_line(event: CellEvent) -> str:
+    """Return one line on what happened to a notebook's cell."""
+    glyphs = {"started": "▸", "finished": "✓", "failed": "✗"}
+    line = f"{glyphs[event.state]} cell {event.number}/{event.total} {clean(event.line)}"
+    return line if event.state == "started" else f"{line} · {duration(event.seconds)}"
+
+
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Progress]:
     """Show the steps of whatever runs in the body.
@@ -118,7 +128,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
     from notebook_agents.runtime.events import observe
 
     terminal = sys.stderr.isatty() and not quiet
-    shown = Progress(plain=not terminal, quiet=quiet)
+    shown = Progress(plain=not terminal and not quiet)
     with observe(shown):
         if not terminal:
             try:

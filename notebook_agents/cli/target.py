@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from notebook_agents.cli.exits import UserCodeError
+from notebook_agents.cli.options import import_from
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from notebook_agents.graph.agent import Agent
 
-def load_object(target: str) -> Any:
-    """Return the object that `module:name` or `file.py:name` names.
+
+def load_agent(target: str, journal: str | None) -> Agent:
+    """Return the agent that `module:name` or `file.py:name` names; a graph becomes one.
 
     The module is imported under the name that a later `import` gives it, with its folder on the
-    path, so that a graph is captured by where it is defined.
+    path: a resume imports it from there.
+
+    Args:
+        target: What the command line names.
+        journal: What `--journal` was; an agent with another journal of its own is refused.
 
     Raises:
+        click.UsageError: The agent has another journal of its own.
         click.BadParameter: The target is not written so, or there is no such thing.
         UserCodeError: The module raised while it was imported.
     """
@@ -40,7 +47,33 @@ def load_object(target: str) -> Any:
             raise click.BadParameter(
                 f"{where} has no {attribute!r}: {_candidates(module)}"
             ) from None
+    return _agent(value, target, journal)
+
+
+def _agent(value: Any, target: str, journal: str | None) -> Agent:
+    from notebook_agents.graph.agent import Agent
+
+    if not isinstance(value, Agent):
+        return Agent(value)
+    home = value.journal.home
+    if journal is not None and home != Path(journal).expanduser().absolute():
+        raise click.UsageError(
+            f"the agent {target} keeps its runs in {home}, not in {journal}: leave --journal out"
+        )
     return value
+
+
+def python_of(environment: str) -> Path:
+    """Return the Python of a virtual environment's folder, or the Python that is named itself.
+
+    Raises:
+        click.BadParameter: There is none.
+    """
+    path = Path(environment).expanduser().absolute()
+    for python in (path, path / "bin" / "python", path / "Scripts" / "python.exe"):
+        if python.is_file():
+            return python
+    raise click.BadParameter(f"{path} is no Python and no environment with one: check the path")
 
 
 def read_input(text: str | None) -> Any:
@@ -65,7 +98,7 @@ def read_input(text: str | None) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise click.BadParameter(
-            f"{source} is not JSON ({error}): write it like --input '{{\"question\": \"…\"}}'"
+            f'{source} is not JSON ({error}): write it like --input \'{{"question": "…"}}\''
         ) from None
 
 
@@ -75,9 +108,8 @@ def _import(where: str) -> ModuleType:
     if is_file and not path.is_file():
         raise click.BadParameter(f"there is no file {path}: check the path")
     name = path.stem if is_file else where
-    folder = str(path.resolve().parent if is_file else Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    folder = path.resolve().parent if is_file else Path.cwd()
+    import_from(folder)
     try:
         module = importlib.import_module(name)
     except Exception as error:

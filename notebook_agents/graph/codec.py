@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
-    BaseMessage,
     HumanMessage,
     RemoveMessage,
     SystemMessage,
@@ -28,9 +27,11 @@ from notebook_agents import pickling
 from notebook_agents.errors import ValueNotKeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
 _MESSAGES = frozenset({AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage})
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+_STRINGS = frozenset({str})
 _TAGS = {"msgpack": "m", "bytes": "b", "bytearray": "a", "null": "n"}
 _TYPES = {tag: type_ for type_, tag in _TAGS.items()}
 _PICKLED = "p"
@@ -88,14 +89,14 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
-    def parts(self, value: Any) -> tuple[str, list[Any]] | None:
+    part_types = frozenset({Send, Command})
+
+    def parts(self, value: Any) -> tuple[str, list[Any]]:
         """Take LangGraph's `Send` and `Command` apart, so that the state they carry is shared."""
-        if type(value) is Send:
+        if isinstance(value, Send):
             rest = [getattr(value, "timeout", None)]
             return ("send", [value.node, value.arg, *(rest if rest != [None] else [])])
-        if type(value) is Command:
-            return ("command", [getattr(value, name) for name in _COMMAND])
-        return None
+        return ("command", [getattr(value, name) for name in _COMMAND])
 
     def whole(self, tag: str, parts: list[Any]) -> Any:
         """Put a `Send` or `Command` together again."""
@@ -150,33 +151,30 @@ class ResultCodec(StateCodec):
             ValueNotKeptError: It cannot be kept.
         """
         if faithful(value):
-            type_, data = self.serializer.dumps_typed(value)
-            return _TAGS.get(type_, type_), data
-        if self._into_state:
+            try:
+                type_, data = self.serializer.dumps_typed(value)
+            except Exception:
+                if self._into_state:  # an integer beyond 64 bits: the state does not take it
+                    return super().dumps(value, what)
+            else:
+                return _TAGS.get(type_, type_), data
+        elif self._into_state:
             super().dumps(value, what)
         return _PICKLED, pickling.dumps(value, what=what)
 
 
 def faithful(value: Any) -> bool:
-    """Whether msgpack gives `value` back exactly as it is."""
+    """Whether msgpack gives `value` back exactly as it is, if it takes it at all."""
     kind = type(value)
-    if value is None or kind in (str, bool, float, bytes):
+    if kind in _ATOMS:
         return True
-    if kind is int:
-        return bool(-(2**63) <= value < 2**64)
     if kind is list:
-        return all(faithful(item) for item in value)
+        return _ATOMS.issuperset(map(type, value)) or all(map(faithful, value))
     if kind is dict:
-        return all(type(key) is str and faithful(item) for key, item in value.items())
+        return _STRINGS.issuperset(map(type, value)) and faithful([*value.values()])
     if kind in _MESSAGES:
-        assert isinstance(value, BaseMessage)
         return not value.model_extra and faithful(value.__dict__)
     return False
-
-
-def allowed(types: Collection[tuple[str, ...] | type]) -> tuple[tuple[str, ...] | type, ...]:
-    """Return the types of an allow-list in a fixed order."""
-    return tuple(sorted(types, key=str))
 
 
 def _type_name(value: Any) -> str:

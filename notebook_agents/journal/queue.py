@@ -258,7 +258,6 @@ def _fill(path: Path, *, network: bool) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute(f"PRAGMA journal_mode={'DELETE' if network else 'WAL'}")
         connection.executescript("BEGIN;" + schema("queue.create"))
         for key, value in (

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import zlib
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ormsgpack
+import zstandard
 
 from notebook_agents.errors import JournalDamagedError, SealError
 from notebook_agents.model import Kind
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of everything on disk. A journal with a larger one is refused."""
 
-_COMPRESS_FROM = 160  # bytes; below, deflate saves less than its own header costs
+_COMPRESS_FROM = 160  # bytes; below, there is next to nothing to save
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -226,15 +227,26 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
         ) from error
 
 
+class _Zstandard(threading.local):
+    """A compressor and a decompressor for each thread: they must not be shared."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=1).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_zstandard = _Zstandard()
+
+
 def compress(plain: bytes) -> bytes:
-    """Return `plain` with one leading byte that says how it is stored: 0 as it is, 1 deflated."""
+    """Return `plain` with one leading byte that says how it is stored: 0 as it is, 1 Zstandard."""
     if len(plain) >= _COMPRESS_FROM:
-        deflated = zlib.compress(plain, 1, -15)
-        if len(deflated) < len(plain):
-            return b"\x01" + deflated
+        small = _zstandard.compress(plain)
+        if len(small) < len(plain):
+            return b"\x01" + small
     return b"\x00" + plain
 
 
 def decompress(stored: bytes) -> bytes:
     """Return what `compress` was given."""
-    return zlib.decompress(stored[1:], -15) if stored[:1] == b"\x01" else stored[1:]
+    return _zstandard.decompress(stored[1:]) if stored[:1] == b"\x01" else stored[1:]

@@ -3,7 +3,7 @@
 A value is taken apart: the elements of lists, the values of dicts, and whatever a codec says has
 parts (LangGraph's `Send` and `Command`). A part whose bytes are `CHUNK_FROM` or more becomes a
 record of its own, a *chunk*, found again by a keyed digest within its scope; small neighbours in a
-long list share one. What is left is a *tree* that refers to chunks. `store/FORMAT.md` has the
+list share one. What is left is a *tree* that refers to chunks. `store/FORMAT.md` has the
 layout.
 
 A part is serialised each time it is stored, also when nothing about it seems to have changed: an
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ormsgpack
 
-from notebook_agents.errors import JournalDamagedError
+from notebook_agents.errors import JournalDamagedError, ValueNotKeptError
 from notebook_agents.journal.records import Draft, compress, decompress
 from notebook_agents.model import Kind
 
@@ -31,7 +31,7 @@ PAGE = 32
 """How many small neighbours of a list share a chunk; pages start at multiples of this index."""
 _DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
 
-LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, SAME, DELTA = range(8)
+LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA = range(9)
 """What a node of a tree is; the first element of its tuple. The last two refer to another record's
 tree of the same name: `SAME` is that tree, `DELTA` its first elements and then some more."""
 
@@ -51,8 +51,11 @@ class Codec(Protocol):
     def loads(self, tag: str, data: bytes) -> Any:
         """Return the value of a tag and its bytes."""
 
-    def parts(self, value: Any) -> tuple[str, list[Any]] | None:
-        """Return a tag and the parts of a value that has some, else None."""
+    part_types: frozenset[type]
+    """The types whose values have parts."""
+
+    def parts(self, value: Any) -> tuple[str, list[Any]]:
+        """Return a tag and the parts of a value of one of `part_types`."""
 
     def whole(self, tag: str, parts: list[Any]) -> Any:
         """Return the value of a tag and its parts."""
@@ -124,9 +127,8 @@ class Encoder:
                     self._node(item, f"{what}[{key!r}]", depth + 1) for key, item in value.items()
                 ]
                 return self._small((DICT, list(value), nodes), value, what, depth)
-            split = self._codec.parts(value)
-            if split is not None:
-                tag, parts = split
+            if kind in self._codec.part_types:
+                tag, parts = self._codec.parts(value)
                 nodes = [self._node(part, f"{what}.{tag}", depth + 1) for part in parts]
                 return (PARTS, tag, nodes)
         tag, data = self._codec.dumps(value, what)
@@ -139,27 +141,45 @@ class Encoder:
         return (CHUNKED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
 
     def _list(self, value: list[Any], what: str, depth: int) -> Node:
-        nodes = [self._node(item, f"{what}[{i}]", depth + 1) for i, item in enumerate(value)]
-        if depth and all(node[0] == LEAF for node in nodes):
-            return self._small((LIST, nodes), value, what, depth)
-        paged: list[Node] = []
-        for start in range(0, len(nodes), PAGE):
-            page = nodes[start : start + PAGE]
-            if len(page) == PAGE and all(node[0] == LEAF for node in page):
-                data = ormsgpack.packb([[tag, leaf] for _, tag, leaf in page])
-                paged.append((PAGED, self._chunk(b"\0\0" + data, 0)))
+        nodes: list[Node] = []
+        for start in range(0, len(value), PAGE):
+            page = value[start : start + PAGE]
+            run = self._run_of_small(page, what)
+            if run is None:
+                nodes.extend(
+                    self._node(item, f"{what}[{start + i}]", depth + 1)
+                    for i, item in enumerate(page)
+                )
             else:
-                paged.extend(page)
-        return (LIST, paged)
+                nodes.append(run)
+        return (LIST, nodes)
+
+    def _run_of_small(self, page: list[Any], what: str) -> Node | None:
+        """Return one node for neighbours that are small together, None where one is large.
+
+        The first tells cheaply what the others are like: a list of messages is not serialised twice.
+        """
+        if not self._codec.part_types.isdisjoint(map(type, page)):
+            return None
+        if len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
+            return None
+        try:
+            tag, data = self._codec.dumps(page, what)
+        except ValueNotKeptError:
+            return None  # taken one by one, the one that cannot be kept is named
+        if len(data) > PAGE * CHUNK_FROM // 4:
+            return None
+        self.size += len(data)
+        if len(page) == PAGE:
+            return (PAGED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
+        return (RUN, tag, data)
 
     def _small(self, node: Node, value: Any, what: str, depth: int) -> Node:
-        """Serialise a container whole if it holds nothing that deserves a chunk."""
+        """Serialise a dict whole if it holds nothing that deserves a chunk."""
         if depth == 0 or any(child[0] != LEAF for child in node[-1]):
             return node
-        before = self.size - sum(len(child[2]) for child in node[-1])
-        tag, data = self._codec.dumps(value, what)
-        self.size = before
-        return self._leaf(tag, data)
+        self.size -= sum(len(child[2]) for child in node[-1])
+        return self._leaf(*self._codec.dumps(value, what))
 
     def _chunk(self, plain: bytes, size: int) -> Draft | int:
         digest = self._chunks.key.digest(plain)
@@ -186,12 +206,10 @@ class Encoder:
     def placed(self, node: Node) -> Node:
         """Return a tree as it is stored: chunks by their place among the references."""
         kind = node[0]
-        if kind == LEAF:
+        if kind in (LEAF, RUN):
             return node
-        if kind == CHUNKED:
-            return (CHUNKED, node[1], self.refer(node[2]))
-        if kind == PAGED:
-            return (PAGED, self.refer(node[1]))
+        if kind in (CHUNKED, PAGED):
+            return (kind, node[1], self.refer(node[2]))
         return (*node[:-1], [self.placed(child) for child in node[-1]])
 
 
@@ -247,14 +265,14 @@ class Decoder:
         if kind == LEAF:
             return self._codec.loads(node[1], node[2])
         if kind == CHUNKED:
-            tag, _, data = self._plain(refs[node[2]]).partition(b"\0")
-            return self._codec.loads(tag.decode(), data)
+            return self._chunk_value(refs[node[2]])
         if kind == LIST:
             items: list[Any] = []
             for child in node[1]:
                 if child[0] == PAGED:
-                    page = ormsgpack.unpackb(self._plain(refs[child[1]])[2:])
-                    items.extend(self._codec.loads(tag, data) for tag, data in page)
+                    items.extend(self._chunk_value(refs[child[2]]))
+                elif child[0] == RUN:
+                    items.extend(self._codec.loads(child[1], child[2]))
                 else:
                     items.append(self._value(child, refs))
             return items
@@ -264,17 +282,16 @@ class Decoder:
             }
         return self._codec.whole(node[1], [self._value(child, refs) for child in node[2]])
 
-    def _plain(self, seq: int) -> bytes:
-        return decompress(self._chunks[seq])
+    def _chunk_value(self, seq: int) -> Any:
+        tag, _, data = decompress(self._chunks[seq]).partition(b"\0")
+        return self._codec.loads(tag.decode(), data)
 
 
 def _places(node: Sequence[Any]) -> list[int]:
     """Return the places among the references that a tree needs."""
     kind = node[0]
-    if kind == LEAF:
+    if kind in (LEAF, RUN):
         return []
-    if kind == CHUNKED:
+    if kind in (CHUNKED, PAGED):
         return [node[2]]
-    if kind == PAGED:
-        return [node[1]]
     return [place for child in node[-1] for place in _places(child)]

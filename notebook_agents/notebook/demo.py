@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,7 +116,7 @@ class _Place:
     def report(self) -> Path:
         return self.home / "report.md"
 
-    def lines(self) -> list[dict[str, object]]:
+    def lines(self) -> list[dict[str, str]]:
         """Return the ledger's lines."""
         if not self.ledger.exists():
             return []
@@ -284,8 +284,14 @@ def _resume(notebook: Path, place: _Place, say: Callable[[str], None]) -> int:
 def _judge(kill: _Kill, pid: int, after: RunView, place: _Place) -> DemoResult:
     """Compare the journal with the ledger."""
     lines = place.lines()
-    count = Counter(str(line["key"]) for line in lines)
+    count = Counter(line["key"] for line in lines)
     problems = [*_kernel_problems(kill, pid, after), *_ledger_problems(kill, after, count)]
+    keys_of = defaultdict(set)
+    for line in lines:
+        keys_of[line["info"]].add(line["key"])
+    for info, keys in keys_of.items():
+        if len(keys) > 1:
+            problems.append(f"{info} was measured under {len(keys)} idempotency keys")
     if not place.report.exists():
         problems.append(f"there is no report at {place.report}")
     return DemoResult(

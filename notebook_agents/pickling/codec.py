@@ -196,7 +196,7 @@ def _fall_back(obj: object, error: Exception, options: _Options) -> bytes | str:
         if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
             return "it is nested too deeply to be pickled; return a flatter value"
         attempt = functools.partial(_error_of, options, engine)
-        culprit = smallest_failing(obj, error, attempt, options.by_value)
+        culprit = smallest_failing(obj, error, attempt, functools.partial(_reduced, options))
         if isinstance(culprit.error, RefusedError):
             return _refused(obj, culprit.error, options)
         if engine == _DILL or _error_of(options, _DILL, culprit.value) is not None:
@@ -220,10 +220,22 @@ def _error_of(options: _Options, engine: bytes, value: object) -> Exception | No
 
 
 def _refused(obj: object, error: RefusedError, options: _Options) -> str:
-    path = path_to(obj, error.value, options.by_value)
+    path = path_to(obj, error.value, functools.partial(_reduced, options))
     where = "somewhere inside it" if path is None else path or "it"
     is_a, instead = error.refusal
     return f"{where} is {is_a} ({_shown(error.value)}); {instead}"
+
+
+def _reduced(options: _Options, value: Any) -> object:
+    """Return what the picklers make of an object that is no builtin container."""
+    pickler = _ReferringPickler(io.BytesIO())
+    pickler.by_value, pickler.options = options.by_value, options
+    if (reference := pickler.persistent_id(value)) is not None:
+        return str(reference)
+    reduced = pickler.reducer_override(value)
+    if reduced is NotImplemented and (known := pickler.dispatch_table.get(type(value))):
+        return known(value)
+    return value.__reduce_ex__(pickle.HIGHEST_PROTOCOL) if reduced is NotImplemented else reduced
 
 
 def _shown(value: object) -> str:

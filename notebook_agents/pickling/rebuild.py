@@ -41,6 +41,11 @@ def code(bytecode: bytes, python: str, *parts: Any) -> types.CodeType:
     return types.CodeType(*parts)
 
 
+def module(name: str) -> types.ModuleType:
+    """Rebuild a module that went by value, empty yet. It is not put into `sys.modules`."""
+    return types.ModuleType(name)
+
+
 def exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """Rebuild an exception without calling the `__init__` that its class defines in Python.
 

@@ -41,6 +41,8 @@ Rule = Callable[["Pickler", Any], Any]
 _MOST_RULES = 4096
 """Types remembered before all are forgotten: a cell that is run again makes new ones each time."""
 
+_OF_THE_IMPORT = frozenset({"__builtins__", "__cached__", "__loader__", "__name__", "__spec__"})
+
 _registered: list[tuple[Callable[[type], bool], Callable[[Any], Reduced]]] = []
 _rules: dict[type, Rule | None] = {}
 
@@ -120,10 +122,11 @@ def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
 
 
 def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
-    if pickler.by_value and within(module.__name__, pickler.by_value):
-        content = {name: value for name, value in vars(module).items() if name != "__builtins__"}
-        return by_value.dynamic_subimport, (module.__name__, content)
-    return NotImplemented
+    """Reduce a module to its content, where cloudpickle never ends if a function mentions it."""
+    if not (pickler.by_value and within(module.__name__, pickler.by_value)):
+        return NotImplemented
+    content = {name: value for name, value in vars(module).items() if name not in _OF_THE_IMPORT}
+    return rebuild.module, (module.__name__,), content
 
 
 def _reduce_stream(refusal: Refusal | None, _pickler: Pickler, stream: object) -> Any:
@@ -162,6 +165,11 @@ def _reduce_cached(pickler: Pickler, function: Any) -> Any:
         return NotImplemented
     parts = (function.__wrapped__, function.cache_parameters())
     return rebuild.cached, parts, dict(vars(function))
+
+
+def _reduce_cached_property(_pickler: Pickler, cached: Any) -> Any:
+    """Reduce a cached property without the lock that it has up to Python 3.11."""
+    return functools.cached_property, (cached.func,), {"attrname": cached.attrname}
 
 
 def _reduce_exception(_pickler: Pickler, error: BaseException) -> Any:
@@ -227,4 +235,5 @@ _EXACT: dict[type, Rule] = {
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
     functools._lru_cache_wrapper: _reduce_cached,
+    functools.cached_property: _reduce_cached_property,
 }

@@ -1,8 +1,7 @@
 """Where in a value is the part that cannot be pickled?
 
-Both searches look at what an object visibly holds: items, attributes, a function's closure,
-defaults and the globals it mentions. What only an object's own `__reduce__` brings up is not found;
-the innermost object around it is named then.
+Both searches look at what pickling looks at: the items of the builtin containers, and what an
+object's reduction brings up, so that nobody is sent to an attribute that is not pickled at all.
 """
 
 from __future__ import annotations
@@ -16,19 +15,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cloudpickle.cloudpickle import _extract_code_globals
 
-from notebook_agents.pickling.rules import within
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    Reduce = Callable[[object], object]
+    Attempt = Callable[[object], Exception | None]
+
 _MOST_OBJECTS = 200_000
-"""Objects looked at for a refused one, and children of one object looked at for a failing one."""
+"""Objects looked at for a refused one, and parts of one object looked at for a failing one."""
 _MOST_TRIES = 300
 _LONGEST_KEY = 40
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...))
+_ATTRIBUTES: dict[type, tuple[str, ...]] = {
+    types.MethodType: ("__self__", "__func__"),
+    types.CellType: ("cell_contents",),
+    functools.partial: ("func", "args", "keywords"),
+    functools._lru_cache_wrapper: ("__wrapped__",),
+    functools.cached_property: ("func",),
+    property: ("fget", "fset", "fdel"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+}
+"""What to call the parts of objects whose reduction would show them by number."""
 
-Child = tuple[str, object]
+Part = tuple[str, object]
+"""The code that leads to a part from what holds it, and the part."""
 
 
 class Culprit(NamedTuple):
@@ -45,35 +57,30 @@ class Culprit(NamedTuple):
     error: Exception
 
 
-def path_to(root: object, target: object, by_value: frozenset[str]) -> str | None:
+def path_to(root: object, target: object, reduce: Reduce) -> str | None:
     """Return a shortest way from `root` to the very object `target`, or None if none is seen.
 
     Args:
         root: Where the way begins.
         target: Where it ends.
-        by_value: Modules, besides `__main__`, whose classes and functions are looked into.
+        reduce: Returns what `__reduce_ex__` would for an object, as the pickler has it.
     """
     if root is target:
         return ""
-    seen = {id(root)}
-    queue: deque[Child] = deque([("", root)])
+    seen = {id(root): root}  # holds on to what reductions make, so that no id is used twice
+    queue: deque[Part] = deque([("", root)])
     while queue and len(seen) < _MOST_OBJECTS:
         path, parent = queue.popleft()
-        for step, child in _parts(parent, by_value):
-            if child is target:
+        for step, part in _parts(parent, reduce):
+            if part is target:
                 return path + step
-            if not isinstance(child, _ATOMS) and id(child) not in seen:
-                seen.add(id(child))
-                queue.append((path + step, child))
+            if not isinstance(part, _ATOMS) and id(part) not in seen:
+                seen[id(part)] = part
+                queue.append((path + step, part))
     return None
 
 
-def smallest_failing(
-    root: object,
-    error: Exception,
-    attempt: Callable[[object], Exception | None],
-    by_value: frozenset[str],
-) -> Culprit:
+def smallest_failing(root: object, error: Exception, attempt: Attempt, reduce: Reduce) -> Culprit:
     """Return the innermost part of `root` that fails alone.
 
     Args:
@@ -81,34 +88,34 @@ def smallest_failing(
         error: What pickling it raised.
         attempt: Pickles a value and returns what that raised, or None. Called a few hundred times
             at most, by bisection.
-        by_value: Modules, besides `__main__`, whose classes and functions are looked into.
+        reduce: Returns what `__reduce_ex__` would for an object, as the pickler has it.
     """
     tries = itertools.count()
 
-    def fails(parts: list[Child]) -> Exception | None:
+    def fails(parts: list[Part]) -> Exception | None:
         next(tries)
         # Alone, a part's own error is wanted; of several, it only matters that one fails.
         return attempt(parts[0][1] if len(parts) == 1 else [value for _, value in parts])
 
     culprit = Culprit("", root, error)
-    seen = {id(root)}
+    seen = {id(root): root}
     while next(tries) < _MOST_TRIES:
         parts = [
-            (step, child)
-            for step, child in _parts(culprit.value, by_value)
-            if not isinstance(child, _ATOMS) and id(child) not in seen
+            (step, part)
+            for step, part in _parts(culprit.value, reduce)
+            if not isinstance(part, _ATOMS) and id(part) not in seen
         ]
         found = _first_failing(parts, fails)
         if found is None:
             break
-        step, child, child_error = found
-        culprit = Culprit(culprit.path + step, child, child_error)
-        seen.add(id(child))
+        step, part, part_error = found
+        culprit = Culprit(culprit.path + step, part, part_error)
+        seen[id(part)] = part
     return culprit
 
 
 def _first_failing(
-    parts: list[Child], fails: Callable[[list[Child]], Exception | None]
+    parts: list[Part], fails: Callable[[list[Part]], Exception | None]
 ) -> tuple[str, object, Exception] | None:
     if not parts or fails(parts) is None:
         return None
@@ -119,56 +126,51 @@ def _first_failing(
     return None if error is None else (*parts[0], error)
 
 
-def _parts(value: object, by_value: frozenset[str]) -> list[Child]:
+def _parts(value: object, reduce: Reduce) -> list[Part]:
     """Return what `value` holds, as far as it can be listed."""
-    parts: list[Child] = []
-    with contextlib.suppress(Exception):  # a dead proxy, a `__dict__` that raises, …
-        parts.extend(itertools.islice(_children(value, by_value), _MOST_OBJECTS))
+    parts: list[Part] = []
+    with contextlib.suppress(Exception):  # a refused object, a `__getstate__` that raises, …
+        parts.extend(itertools.islice(_children(value, reduce), _MOST_OBJECTS))
     return parts
 
 
-def _children(value: Any, by_value: frozenset[str]) -> Iterator[Child]:
-    """Yield what `value` holds, each with the code that leads there from it."""
-    if isinstance(value, dict | types.MappingProxyType):
-        yield from _of_mapping(value)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from ((f".{name}", item) for name, item in zip(value._fields, value, strict=False))
-    elif isinstance(value, list | tuple | deque):
+def _children(value: Any, reduce: Reduce) -> Iterator[Part]:
+    t = type(value)
+    if t is dict or t is types.MappingProxyType:
+        yield from _of_items(list(value.items()))
+    elif t is list or t is tuple:
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
-    elif isinstance(value, set | frozenset):
+    elif t is set or t is frozenset:
         yield from ((f"{{{_short(item)}}}", item) for item in value)
-    elif isinstance(value, types.FunctionType):
-        if _goes_by_value(value, by_value):
+    else:
+        reduced = reduce(value)
+        if not isinstance(reduced, tuple):
+            return  # it goes by its name
+        if isinstance(value, types.FunctionType):
             yield from _of_function(value)
-    elif isinstance(value, types.MethodType):
-        yield from ((".__self__", value.__self__), (".__func__", value.__func__))
-    elif isinstance(value, functools.partial):
-        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
-    elif isinstance(value, property):
-        yield from ((".fget", value.fget), (".fset", value.fset), (".fdel", value.fdel))
-    elif isinstance(value, staticmethod | classmethod):
-        yield ".__func__", value.__func__
-    elif isinstance(value, types.CellType):
-        yield from _of_cell(".cell_contents", value)
-    elif isinstance(value, type):
-        if _goes_by_value(value, by_value):
+        elif isinstance(value, type):
             yield from ((f".{name}", item) for name, item in list(vars(value).items()))
-    elif not isinstance(value, types.ModuleType):
-        yield from _of_instance(value)
-        if _goes_by_value(type(value), by_value):
-            yield ".__class__", type(value)
+            yield from ((f".__bases__[{i}]", base) for i, base in enumerate(value.__bases__))
+        elif t in _ATTRIBUTES:
+            yield from ((f".{name}", getattr(value, name)) for name in _ATTRIBUTES[t])
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            yield from ((f".{name}", getattr(value, name)) for name in value._fields)
+            yield ".__class__", t
+        else:
+            yield from _of_reduced(value, *reduced)
 
 
-def _of_mapping(value: Mapping[Any, Any]) -> Iterator[Child]:
-    for key, item in list(value.items()):
+def _of_items(items: Iterable[tuple[Any, Any]]) -> Iterator[Part]:
+    for key, item in items:
         yield f"[{_short(key)}]", item
         if not isinstance(key, _ATOMS):
             yield f".keys(){{{_short(key)}}}", key
 
 
-def _of_function(function: types.FunctionType) -> Iterator[Child]:
+def _of_function(function: types.FunctionType) -> Iterator[Part]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        yield from _of_cell(f".<closure>[{name!r}]", cell)
+        with contextlib.suppress(ValueError):  # an empty cell
+            yield f".<closure>[{name!r}]", cell.cell_contents
     for index, default in enumerate(function.__defaults__ or ()):
         yield f".__defaults__[{index}]", default
     for name, default in (function.__kwdefaults__ or {}).items():
@@ -180,34 +182,31 @@ def _of_function(function: types.FunctionType) -> Iterator[Child]:
     yield ".__annotations__", function.__annotations__
 
 
-def _of_cell(path: str, cell: types.CellType) -> Iterator[Child]:
-    try:
-        content = cell.cell_contents
-    except ValueError:
-        return
-    yield path, content
-
-
-def _of_instance(value: object) -> Iterator[Child]:
-    attributes: object = None
-    with contextlib.suppress(AttributeError):
-        attributes = object.__getattribute__(value, "__dict__")
-    if isinstance(attributes, dict):
-        yield from ((f".{name}", item) for name, item in list(attributes.items()))
-    for base in type(value).__mro__:
-        for name, slot in list(base.__dict__.items()):
-            if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__"):
-                try:
-                    yield f".{name}", slot.__get__(value)
-                except AttributeError:
-                    continue
+def _of_reduced(
+    value: Any,
+    make: object,
+    arguments: tuple[Any, ...],
+    state: Any = None,
+    items: Iterable[Any] | None = None,
+    pairs: Iterable[tuple[Any, Any]] | None = None,
+    *_: object,
+) -> Iterator[Part]:
+    for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+        if isinstance(part, dict):
+            yield from ((f".{name}", item) for name, item in part.items())
+        elif part is not None:
+            yield ".__getstate__()", part
+    yield from ((f"[{index}]", item) for index, item in enumerate(items or ()))
+    yield from _of_items(pairs or ())
     if isinstance(value, BaseException):
         yield ".args", value.args
-
-
-def _goes_by_value(value: Any, by_value: frozenset[str]) -> bool:
-    """Say whether a class or function goes by value, so that its content is pickled too."""
-    return "<locals>" in value.__qualname__ or within(value.__module__, by_value | {"__main__"})
+        arguments = (type(value),)
+    for index, part in enumerate(arguments):
+        if part is type(value):
+            yield ".__class__", part
+        else:
+            yield f".__reduce__()[1][{index}]", part
+    yield ".__reduce__()[0]", make
 
 
 def _short(key: object) -> str:

@@ -116,6 +116,11 @@ def status_text(status: RunStatus) -> str:
     return str(_STATUSES[status])
 
 
+def status_style(status: RunStatus) -> str:
+    """Return the colour that goes with a status, as rich names it."""
+    return _COLORS[_STATUSES[status].tone]
+
+
 def summary(view: RunView) -> str:
     """Return one sentence on what the run did, or did not have to do again."""
     if view.stored:
@@ -130,33 +135,42 @@ def summary(view: RunView) -> str:
     return f"{returned} of {_count(len(view.steps), 'step')} returned"
 
 
-def advice(view: RunView) -> str | None:
-    """Return what to do next about a run that is not finished, or None where nothing is to do."""
-    resume = f"na.resume({clean(view.thread)!r})"
+def advice(view: RunView, *, resume: str | None = None) -> str | None:
+    """Return what to do next about a run that is not finished, or None where nothing is to do.
+
+    Args:
+        view: The run.
+        resume: What resumes it where this is read; by default the call of `na.resume`.
+    """
+    thread = f"{clean(view.thread)!r}"
+    resume = resume or f"na.resume({thread})"
     if view.status is RunStatus.FAILED:
         return (
-            "fix the cause and run the cell again with the same input, or call "
-            f"{resume}: what returned is not run again"
+            f"fix the cause, then run it again with the same input or resume it: {resume}; what "
+            "returned is not run again"
         )
     if view.status is RunStatus.WAITING:
-        return f"it waits for a person: answer what it asks; {resume} shows the question again"
+        return f"answer what it asks: agent.run(Command(resume=…), thread={thread})"
     if view.status is RunStatus.IN_DOUBT:
         return (
             "find out at the other side whether the step in doubt happened, give it a `reconcile` "
-            f"function that answers it, then call {resume}"
+            f"function that answers it, then resume: {resume}"
         )
     if view.status is RunStatus.ORPHANED:
-        return f"its process is gone: call {resume} to go on behind what returned"
+        return f"its process is gone; go on behind what returned: {resume}"
     return None
 
 
-def to_text(view: RunView, *, width: int = 80, color: bool = False) -> str:
+def to_text(
+    view: RunView, *, width: int = 80, color: bool = False, resume: str | None = None
+) -> str:
     """Return the run as lines of at most `width` cells, without a newline at the end.
 
     Args:
         view: The run.
         width: Columns of the terminal.
         color: Whether to write ANSI colours; a state's word and glyph say the same without.
+        resume: What resumes the run where this is read; by default the call of `na.resume`.
     """
     from io import StringIO
 
@@ -181,7 +195,7 @@ def to_text(view: RunView, *, width: int = 80, color: bool = False) -> str:
     console.print(title, Text(_facts(view), style="dim"), Text(_told(view)), sep="\n")
     if view.error is not None:
         console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
-    if (next_thing := advice(view)) is not None:
+    if (next_thing := advice(view, resume=resume)) is not None:
         console.print(Text(f"next: {next_thing}"))
     if view.steps:
         room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
@@ -252,12 +266,10 @@ def _badge(look: _Look) -> str:
 
 
 def _code(text: str) -> str:
-    """Escape `text` and set its call of `na.resume(…)` as code."""
-    before, call, rest = text.partition("na.resume(")
-    if not call:
-        return escape(text)
-    quoted, end, after = rest.rpartition(")")
-    return f"{escape(before)}<code>{escape(call + quoted + end)}</code>{escape(after)}"
+    """Escape `text` and set the call in it as code."""
+    before, call, rest = re.split(r"(\b(?:na\.resume|agent\.run)\()", text, maxsplit=1)
+    inside, end, after = rest.rpartition(")")
+    return f"{escape(before)}<code>{escape(call + inside + end)}</code>{escape(after)}"
 
 
 def _rows(view: RunView) -> Iterator[_Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-HUNG_SECONDS = 120.0
+HUNG_SECONDS = 30.0
 """After this a child counts as hung; the slowest honest one takes about a second."""
+_LAST_WORDS_SECONDS = 2.0
 
 
 class ChildHungError(AssertionError):
@@ -55,11 +57,13 @@ class Child:
         """
         hung = not self.ends_within(HUNG_SECONDS)
         if hung:
+            os.kill(self.pid, signal.SIGUSR1)  # its stacks go to the log
+            self.ends_within(_LAST_WORDS_SECONDS)
             self.kill()
         _, status = os.waitpid(self.pid, 0)
         os.close(self.alive)
         if hung:
-            raise ChildHungError(f"process {self.pid} hung; its output is in {self.log}")
+            raise ChildHungError(f"hung for {HUNG_SECONDS:.0f} s; its stacks are in {self.log}")
         return os.waitstatus_to_exitcode(status)
 
 
@@ -97,6 +101,7 @@ def _live(body: Callable[[], None], log: Path, group: int | None) -> NoReturn:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        faulthandler.register(signal.SIGUSR1, file=output)
         body()
         status = 0
     except BaseException:  # noqa: BLE001 - the child's last words, whatever ended it

@@ -25,7 +25,7 @@ from notebook_agents.runtime.view import run_view
 
 from . import rules
 from .ledger import Ledger, What, note, write_to
-from .processes import Child, fork
+from .processes import Child, ChildHungError, fork
 from .shapes import start
 
 if TYPE_CHECKING:
@@ -183,7 +183,11 @@ class Trial:
     def end(self) -> bool:
         """Wait for the process to go; return whether it gave its caller the answer."""
         assert self._child is not None
-        code = self._child.end()
+        try:
+            code = self._child.end()
+        except ChildHungError as error:
+            self._violate(f"life {self._lives} {error}")
+            return False
         lines = [line for line in self._ledger.lines() if line.life >= self._first]
         said = {line.what for line in lines}
         armed = self._plan.armed
