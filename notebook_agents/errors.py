@@ -133,7 +133,7 @@ class KeyMissingError(SealError):
     """The key that sealed this journal is not here."""
 
 
-class StepInDoubt(BaseException):  # noqa: N818 - a signal like KeyboardInterrupt, not an error
+class StepInDoubt(BaseException):
     """An at-most-once step may or may not have happened, and nobody could say.
 
     It derives from BaseException because a node's `except Exception` around the call would
@@ -157,7 +157,7 @@ class StepInDoubt(BaseException):  # noqa: N818 - a signal like KeyboardInterrup
 
     def __str__(self) -> str:
         return (
-            f"step {self.name!r} ({self.step}) of thread {self.thread!r} may or may not have happened: "
-            f"it was started with idempotency key {self.key} and never returned; find out at the other "
-            "side, then give the step a `reconcile` function that answers it and resume"
+            f"step {self.name!r} ({self.step}) of thread {self.thread!r} may or may not have "
+            f"happened: it was started with idempotency key {self.key} and never returned; find out "
+            "at the other side, then give the step a `reconcile` function that answers it and resume"
         )

@@ -46,12 +46,11 @@ def new_journal_id() -> str:
     return base64.b32encode(secrets.token_bytes(16)).decode().lower().rstrip("=")
 
 
-_ADJECTIVES = (
-    "amber brisk calm clear deep early fair fresh green keen light lucid mild north plain quiet"
-).split()
-_NOUNS = (
-    "brook cedar cliff cloud coast delta field fjord grove heath lake marsh meadow ridge river shore"
-).split()
+# Sixteen each: one byte of a seed picks one.
+_ADJECTIVES = """amber brisk calm clear deep early fair fresh
+    green keen light lucid mild north plain quiet""".split()
+_NOUNS = """brook cedar cliff cloud coast delta field fjord
+    grove heath lake marsh meadow ridge river shore""".split()
 
 
 def thread_name(agent: str, seed: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The words of the project as data: frozen, keyword-only, without behaviour that needs a journal."""
+"""The words of the project as data: frozen, keyword-only, nothing here needs a journal."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def journal_home(path: str | os.PathLike[str] | None = None, *, create: bool = T
         looked = f"{here} and every folder above it"
     if not create and not home.is_dir():
         raise NoJournalError(
-            f"there is no journal here: looked for {FOLDER} in {looked}; run an agent there to make "
-            f"one, or say where it is with --journal DIR or {HOME_VARIABLE}"
+            f"there is no journal here: looked for {FOLDER} in {looked}; run an agent there to "
+            f"make one, or say where it is with --journal DIR or {HOME_VARIABLE}"
         )
     return home
 

@@ -277,6 +277,37 @@ assert first == second == again
     run(code, str(tmp_path))
 
 
+def test_annotations_that_are_objects(tmp_path):
+    """Names of `typing` that a cell made come back in the annotations that mention them."""
+    cells = """
+from typing import Callable, NewType, ParamSpec, TypeVar, TypeVarTuple
+Euro, P, T, Ts = NewType("Euro", int), ParamSpec("P"), TypeVar("T"), TypeVarTuple("Ts")
+def pay(call: Callable[P, T], amount: Euro, *rest: *Ts) -> T: return call(amount)
+"""
+    claim = (
+        "x(str, 3) == '3' and x.__annotations__['amount'].__supertype__ is int"
+        " and str(x.__annotations__['call']) == 'typing.Callable[~P, ~T]'"
+    )
+    cases = json.dumps({"pay": ["pay", claim]})
+    run(cells + KEEP, str(tmp_path), cases)
+    assert json.loads(run(CHECK, str(tmp_path), cases)) == {"pay": "True"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="syntax of Python 3.12")
+def test_type_parameters(tmp_path):
+    """Type parameters and `type` statements of a cell come back, too."""
+    cells = """
+type Rows[T] = list[T]
+def first[T](rows: Rows[T], *, other: Rows[int] | None = None) -> T: return rows[0]
+class Box[T]:
+    def __init__(self, item: T): self.item = item
+"""
+    claim = "x[0]([4]) == 4 and x[1].item == 1 and 'Rows' in str(x[0].__annotations__['rows'])"
+    cases = json.dumps({"generic": ["[first, Box[int](1)]", claim]})
+    run(cells + KEEP, str(tmp_path), cases)
+    assert json.loads(run(CHECK, str(tmp_path), cases)) == {"generic": "True"}
+
+
 def test_modules_by_value(tmp_path):
     """A module of the user's own goes by value when asked to, with what it imports from itself."""
     package = tmp_path / "here" / "shop_helpers"

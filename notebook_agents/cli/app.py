@@ -146,8 +146,9 @@ def run(
 def resume(ctx: click.Context, *, thread: str | None, journal: str | None, as_json: bool) -> None:
     """Go on with a thread's newest run.
 
-    Without THREAD it is the newest run of the journal that can be resumed. It needs neither the notebook nor its kernel: the agent is rebuilt from the journal, or imported
-    where it was importable. What returned is not run again.
+    Without THREAD it is the newest run of the journal that can be resumed. Neither the notebook nor
+    its kernel is needed: the agent is rebuilt from the journal, or imported where it was
+    importable. What returned is not run again.
 
     \b
     Example:

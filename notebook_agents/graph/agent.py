@@ -16,6 +16,7 @@ from notebook_agents.errors import RunUnfinishedError, WrongAgentError
 from notebook_agents.graph import definition
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
+from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.run import Run
 from notebook_agents.journal import Claim, Journal, Record
 from notebook_agents.journal.values import Decoder, unpack
@@ -321,7 +322,7 @@ class Agent:
         )
 
     def _run(self, plan: Plan) -> Run:
-        types = {*definition.schema_types(self.graph), *self.allow}
+        types = {*schema_types(self.graph), *self.allow}
         return Run(
             self.journal, plan.thread, plan.number, stored=plan.session == 0, allow=tuple(types)
         )

@@ -159,9 +159,7 @@ class Reader:
         self, trees: dict[str, list[Any]], record: Record, all_refs: dict[int, Record]
     ) -> None:
         """Read at once what a checkpoint's values refer to: records, and the bases of those."""
-        first = {
-            record.refs[tree[1]] for tree in trees.values() if tree[0] in (SAME, DELTA)
-        }
+        first = {record.refs[tree[1]] for tree in trees.values() if tree[0] in (SAME, DELTA)}
         self.preload(all_refs[seq] for seq in first)
         self.preload(
             all_refs[all_refs[seq].refs[tree[1]]]
@@ -188,7 +186,8 @@ class Reader:
 
     def _writes(self, records: Sequence[Record]) -> list[PendingWrite]:
         """Return pending writes: of a task's regular ones the first counts, of its special ones
-        (an error, an interrupt, an answer) the last."""
+        (an error, an interrupt, an answer) the last.
+        """
         found: dict[tuple[str, int], tuple[str, str, Any, Record]] = {}
         for record in records:
             for index, channel, tree in self._payloads[record.seq]:
@@ -204,9 +203,7 @@ class Reader:
         ]
 
 
-def encode_writes(
-    encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, Any]]
-) -> None:
+def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, Any]]) -> None:
     """Fill `draft` with a task's writes; `encoder.new` must be appended before it.
 
     Raises:

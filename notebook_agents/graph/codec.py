@@ -76,8 +76,8 @@ class StateCodec:
             type_, data = self.serializer.dumps_typed(value)
         except Exception as error:
             raise ValueNotKeptError(
-                f"{what} is a {_type_name(value)}, which LangGraph's state serialiser does not take "
-                f"({error}): keep plain data, messages or pydantic models in the state"
+                f"{what} is a {_type_name(value)}, which LangGraph's state serialiser does not "
+                f"take ({error}): keep plain data, messages or pydantic models in the state"
             ) from error
         if not faithful(value):
             self._check(value, type_, data, what)
@@ -153,7 +153,7 @@ class ResultCodec(StateCodec):
         if faithful(value):
             try:
                 type_, data = self.serializer.dumps_typed(value)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever msgpack says; the pickler has its own word
                 if self._into_state:  # an integer beyond 64 bits: the state does not take it
                     return super().dumps(value, what)
             else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.graph.wrap import Graph
 
+_INSIDE = "[0].__reduce__()[1][0]."  # how the pickler calls what is inside a compiled graph
 _COMPILED_ATTRIBUTES = ("config", "step_timeout", "retry_policy", "cache_policy")
 
 
@@ -72,9 +73,10 @@ def capture(
             )
         }
     except ValueNotKeptError as error:
+        reason = str(error).replace(_INSIDE, "")
         raise DefinitionError(
             f"agent {agent!r} could not be resumed in another process, so its run was not started: "
-            f"{error}; or define the agent in a module that can be imported"
+            f"{reason}; or define the agent in a module that can be imported"
         ) from error
 
 
@@ -94,9 +96,12 @@ def rebuild(
         graph, allow = getattr(found, "graph", found), getattr(found, "allow", ())
         return compiled(graph), tuple(allow)
     try:
-        graph, allow, types = pickling.loads(definition["pickle"], reference=reference)  # type: ignore[misc]
+        kept: Any = pickling.loads(definition["pickle"], reference=reference)
     except ValueNotKeptError as error:
-        raise DefinitionError(f"agent {agent!r} cannot be rebuilt in this process: {error}") from error
+        raise DefinitionError(
+            f"agent {agent!r} cannot be rebuilt in this process: {error}"
+        ) from error
+    graph, allow, types = kept
     main = sys.modules["__main__"]
     for name, value in types.items():
         if not hasattr(main, name):
@@ -144,6 +149,7 @@ def _main_types(graph: Graph, allow: Iterable[tuple[str, ...] | type]) -> dict[s
 
 
 def _reduce_graph(graph: Graph) -> tuple[Any, ...]:
+    arguments: dict[str, Any]
     attributes = {name: getattr(graph, name) for name in _COMPILED_ATTRIBUTES}
     if isinstance(graph, CompiledStateGraph):
         builder = copy.copy(graph.builder)

@@ -22,7 +22,6 @@ from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.wrap import durable
-from notebook_agents.journal import Claim, Journal
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from notebook_agents.graph.wrap import Graph
+    from notebook_agents.journal import Claim, Journal
 
 _logger = logging.getLogger("notebook_agents.graph")
 
@@ -73,9 +73,7 @@ class Drive:
         self._start(claim, started, digest)
         try:
             self.driver.load()
-            saver = DriverSaver(
-                journal, scope=scope, run=claim.run, token=claim.token, allow=types
-            )
+            saver = DriverSaver(journal, scope=scope, run=claim.run, token=claim.token, allow=types)
             self.graph = durable(graph, self.driver, saver)
         except BaseException:
             journal.release(thread, claim.token)
@@ -113,7 +111,7 @@ class Drive:
         try:
             value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
 
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
@@ -121,7 +119,7 @@ class Drive:
         try:
             value = await self.graph.ainvoke(given, config, context=context, durability="async")
             self._ended(value, config)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
 
     def _ended(self, value: Any, config: RunnableConfig) -> None:
@@ -167,7 +165,9 @@ class Drive:
 
 def _keeps_all(graph: Graph) -> bool:
     """Whether everything that nodes return goes into checkpoints."""
-    return not any(type(channel).__name__ == "UntrackedValue" for channel in graph.channels.values())
+    return not any(
+        type(channel).__name__ == "UntrackedValue" for channel in graph.channels.values()
+    )
 
 
 def _needs_loop(graph: Graph) -> bool:

@@ -34,9 +34,7 @@ def schema_types(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, ...]]:
         for name in ("state_schema", "input_schema", "output_schema", "context_schema")
     ]
     channels = {
-        name: channel
-        for name, channel in graph.channels.items()
-        if hasattr(channel, "ValueType")
+        name: channel for name, channel in graph.channels.items() if hasattr(channel, "ValueType")
     }
     found: set[tuple[str, ...]] = build_serde_allowlist(
         schemas=[schema for schema in schemas if schema is not None], channels=channels

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from notebook_agents.errors import DefinitionError, UnknownThreadError, ValueNotKeptError
 from notebook_agents.graph import definition
 from notebook_agents.graph.agent import Agent, default_journal, live_agent, read_parts
-from notebook_agents.graph.run import Run
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.origin import here
 
 if TYPE_CHECKING:
+    from notebook_agents.graph.run import Run
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
@@ -76,8 +76,8 @@ def _newest(journal: Journal) -> str:
     if not found:
         where = f"of {notebook} " if notebook else ""
         raise UnknownThreadError(
-            f"no run {where}in {journal.home} is waiting to be resumed: `notebook-agents list` shows "
-            "all threads"
+            f"no run {where}in {journal.home} is waiting to be resumed: `notebook-agents list` "
+            "shows all threads"
         )
     return found[0].thread
 

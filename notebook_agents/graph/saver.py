@@ -121,9 +121,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         """
         thread, ns = _place(config)
         wanted = get_checkpoint_id(config)
-        records = self.journal.select(
-            thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns
-        )
+        records = self.journal.select(thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns)
         checkpoints = _newest_by_id(records)
         record = checkpoints.get(wanted or max(checkpoints, default=""))
         if record is None:
@@ -198,9 +196,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         metadata: dict[str, Any] | None,
         limit: int | None,
     ) -> Iterator[CheckpointTuple]:
-        records = self.journal.select(
-            thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns
-        )
+        records = self.journal.select(thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns)
         by_seq = {record.seq: record for record in records}
         writes: dict[tuple[str | None, str | None], list[Record]] = {}
         for record in records:
@@ -249,7 +245,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
 
     def _checkpoint_drafts(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
-    ) -> list[Draft]:
+    ) -> Sequence[Draft]:
         thread, ns = _place(config)
         draft = self._draft(Kind.CHECKPOINT, thread, ns)
         draft.ref, draft.prior = checkpoint["id"], get_checkpoint_id(config)
@@ -272,7 +268,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         writes: Sequence[tuple[str, Any]],
         task_id: str,
         task_path: str,
-    ) -> list[Draft]:
+    ) -> Sequence[Draft]:
         thread, ns = _place(config)
         draft = self._draft(Kind.WRITES, thread, ns)
         draft.ref, draft.parent, draft.name = get_checkpoint_id(config), task_id, task_path
@@ -283,7 +279,9 @@ class JournalSaver(BaseCheckpointSaver[int]):
     def _draft(self, kind: Kind, thread: str, ns: str) -> Draft:
         head = None if self._columns() else self.journal.head(thread)
         scope = thread if head is None else head.scope
-        return Draft(**{"kind": kind, "thread": thread, "scope": scope, "ns": ns, **self._columns()})
+        return Draft(
+            **{"kind": kind, "thread": thread, "scope": scope, "ns": ns, **self._columns()}
+        )
 
     def _encoder(self, draft: Draft) -> Encoder:
         return Encoder(

@@ -66,7 +66,7 @@ class DurableNode(Runnable[Any, Any]):
         self, inner: Runnable[Any, Any], *, name: str, driver: RunDriver, saver: DriverSaver
     ) -> None:
         self.inner = inner
-        self.name = name
+        self.name: str = name
         self.driver = driver
         self.saver = saver
         function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner

@@ -162,7 +162,8 @@ class Archive:
             connection.close()
             if "Could not set lock" in str(error):  # opened by hand, not through this package
                 raise JournalBusyError(
-                    f"{path} is open in another program ({str(error).splitlines()[0]}): close it there"
+                    f"{path} is open in another program ({str(error).splitlines()[0]}): "
+                    "close it there"
                 ) from error
             raise JournalDamagedError(
                 f"DuckDB cannot open {path} ({str(error).splitlines()[0]}): keep a copy of the "
@@ -188,13 +189,13 @@ class Archive:
         meta = dict(connection.execute(query("archive.meta")).fetchall())
         if int(meta["format"]) > FORMAT:
             raise JournalFormatError(
-                f"{self.path} has format {meta['format']} and this version of notebook-agents reads "
-                f"up to {FORMAT}: upgrade notebook-agents to open it"
+                f"{self.path} has format {meta['format']} and this version of notebook-agents "
+                f"reads up to {FORMAT}: upgrade notebook-agents to open it"
             )
         if meta["journal"] != self._queue.journal_id:
             raise JournalDamagedError(
-                f"{self.path} belongs to another journal than {self._queue.path}: put the two files "
-                "of one journal together again"
+                f"{self.path} belongs to another journal than {self._queue.path}: put the two "
+                "files of one journal together again"
             )
 
     @staticmethod

@@ -134,9 +134,7 @@ def _bound(journal_id: str, columns: Sequence[Any]) -> bytes:
     return bytes(ormsgpack.packb((FORMAT, journal_id, *columns)))
 
 
-def seal(
-    draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey
-) -> tuple[Any, ...]:
+def seal(draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey) -> tuple[Any, ...]:
     """Return the SQLite row of `draft` as record `seq`.
 
     Raises:
@@ -222,8 +220,8 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
         return key.open(record.payload, _bound(journal_id, columns))
     except SealError as error:
         raise SealError(
-            f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: {error}; "
-            "nothing of it was loaded, put the journal's files back from a copy"
+            f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: "
+            f"{error}; nothing of it was loaded, put the journal's files back from a copy"
         ) from error
 
 

@@ -237,7 +237,9 @@ class Journal:
                 self._chunks[scope] = Chunks(self.data_key(scope), known)
             return self._chunks[scope]
 
-    def sql(self, statement: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    def sql(
+        self, statement: str, parameters: dict[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Answer a query over the whole journal; see schema.sql for its table and views."""
         self.ingest()
         with self._archive.burst() as connection:
@@ -346,8 +348,8 @@ class Journal:
             return
         if head.driven:
             raise ThreadBusyError(
-                f"thread {thread!r} is being driven by process {head.driver.pid if head.driver else '?'}"
-                ": stop it there, then delete the thread"
+                f"thread {thread!r} is being driven by process "
+                f"{head.driver.pid if head.driver else '?'}: stop it there, then delete the thread"
             )
         self.append(
             [Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, token=None)], durable=True

@@ -157,7 +157,8 @@ class Encoder:
     def _run_of_small(self, page: list[Any], what: str) -> Node | None:
         """Return one node for neighbours that are small together, None where one is large.
 
-        The first tells cheaply what the others are like: a list of messages is not serialised twice.
+        The first tells cheaply what the others are like, so that a list of messages is not
+        serialised twice.
         """
         if not self._codec.part_types.isdisjoint(map(type, page)):
             return None

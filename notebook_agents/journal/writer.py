@@ -233,7 +233,7 @@ class Writer:
                     break
                 except _Refused:
                     continue
-        except BaseException as error:  # noqa: BLE001 - settled, then raised again if it is no error
+        except BaseException as error:
             self._settle(batch, error)
             if not isinstance(error, Exception):
                 raise
@@ -275,7 +275,11 @@ class Writer:
                 seq += 1
                 rows.append(
                     seal(
-                        draft, seq=seq, ts=ts, journal_id=self._journal_id, key=self._key(draft.scope)
+                        draft,
+                        seq=seq,
+                        ts=ts,
+                        journal_id=self._journal_id,
+                        key=self._key(draft.scope),
                     )
                 )
                 draft.seq = seq
@@ -330,8 +334,8 @@ class Writer:
             elif Head(row).driven and not self._stale(Head(row)):
                 ticket.finish(
                     ThreadBusyError(
-                        f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait for "
-                        "it, stop it there, or use another thread"
+                        f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait "
+                        "for it, stop it there, or use another thread"
                     )
                 )
                 raise _Refused
@@ -385,9 +389,11 @@ class Writer:
         """Whether the transaction that was written last is in the file."""
         if not self._newest:
             return False
-        row = self._usable().execute(
-            "SELECT payload FROM records WHERE seq = ?", (self._newest[0],)
-        ).fetchone()
+        row = (
+            self._usable()
+            .execute("SELECT payload FROM records WHERE seq = ?", (self._newest[0],))
+            .fetchone()
+        )
         return row is not None and row[0] == self._newest[-1]  # no two seals are alike
 
 
@@ -419,13 +425,15 @@ def _describe(head: Head) -> str:
     if driver is None:
         return "nobody now"
     where = f" in {driver.notebook}" if driver.notebook else ""
-    return f"process {driver.pid} on {driver.host}{where} since {driver.since:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"process {driver.pid} on {driver.host}{where} since {driver.since:%Y-%m-%d %H:%M:%S} UTC"
+    )
 
 
 def _as_write_error(error: BaseException, path: Path) -> BaseException:
     if isinstance(error, sqlite3.Error | OSError):
         return JournalWriteError(
-            f"the journal in {path.parent} could not be written ({error}): nothing of this step was "
-            "recorded; free some space or mend the disk, then resume"
+            f"the journal in {path.parent} could not be written ({error}): nothing of this step "
+            "was recorded; free some space or mend the disk, then resume"
         )
     return error

@@ -73,6 +73,12 @@ def type_parameter(kind: str, module: str, name: str, *rest: Any) -> Any:
     return made
 
 
+def type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Rebuild what a `type` statement made, from Python 3.12 on."""
+    make: Any = vars(typing)["TypeAliasType"]
+    return make(name, value, type_params=parameters)
+
+
 def weak_mapping(cls: type[Any], items: list[tuple[Any, Any]]) -> Any:
     """Rebuild a `WeakKeyDictionary` or `WeakValueDictionary` with what was alive in it."""
     return cls(items)

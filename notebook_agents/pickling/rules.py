@@ -206,6 +206,8 @@ def _reduce_named(pickler: Pickler, value: Any) -> Any:
         return rebuild.type_parameter, ("NewType", module, value.__name__, value.__supertype__)
     if isinstance(value, typing.ParamSpec | typing.TypeVarTuple):
         return rebuild.type_parameter, (type(value).__name__, module, value.__name__)
+    if isinstance(value, getattr(typing, "TypeAliasType", ())):
+        return rebuild.type_alias, (value.__name__, value.__value__, value.__type_params__)
     reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if isinstance(reduced, str):
         raise pickle.PicklingError(f"it pickles only as the name {module}.{reduced}")

@@ -232,7 +232,7 @@ class RunDriver:
         """Return the draft of a failure."""
         try:
             pickled = self.codec.dumps(error, "the error")
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a foreign error's reducer raises
             pickled = None  # its text is kept in any case
         draft = self._draft(Kind.STEP_FAILED, attempt)
         draft.plain = pack((describe(error), pickled))
@@ -319,4 +319,3 @@ def describe(error: BaseException) -> str:
     """Return `Type: message` of an error."""
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-

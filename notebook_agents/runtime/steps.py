@@ -207,9 +207,7 @@ class _Call:
         driver.recorded(attempt)
         return value
 
-    def _place(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[RunDriver, StepState]:
+    def _place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunDriver, StepState]:
         """Return the driver, and the step that this call is. Takes the ordinal: call it at once."""
         driver, outer = _inside(f"step {self.name!r}")
         what = f"the arguments of step {self.name!r}: give the step a `key=`; they"
@@ -242,9 +240,7 @@ class _Call:
         # An error does not prove that nothing happened: a payment can time out and be made.
         return self.at_most_once and step.attempts > 0
 
-    def _answered(
-        self, driver: RunDriver, step: StepState, answer: object
-    ) -> list[Draft] | None:
+    def _answered(self, driver: RunDriver, step: StepState, answer: object) -> list[Draft] | None:
         """Return the drafts of a reconciled result; None where the call did not happen."""
         if not isinstance(answer, Answer):
             driver.tell(step, "in_doubt")
@@ -258,9 +254,9 @@ def _inside(what: str) -> tuple[RunDriver, Attempt]:
     found = _current.get()
     if found is None:
         raise NotDurableError(
-            f"{what} was called outside a run, where nothing can record it: call it inside a node of "
-            "an agent (in a worker thread of yours, through contextvars.copy_context().run), or call "
-            "the function's __wrapped__ to go without"
+            f"{what} was called outside a run, where nothing can record it: call it inside a node "
+            "of an agent (in a worker thread of yours, through contextvars.copy_context().run), or "
+            "call the function's __wrapped__ to go without"
         )
     return found
 
@@ -269,8 +265,8 @@ def warn_of_other_calls(driver: RunDriver, attempt: Attempt) -> None:
     """Say so if a step that ran again did not make the calls that it had made before."""
     if attempt.number > 1 and (names := driver.unused(attempt.step.id)):
         _logger.warning(
-            "step %r (%s) of thread %r ran again and did not make these recorded calls: %s; its code "
-            "or its input changed, and their effects stand",
+            "step %r (%s) of thread %r ran again and did not make these recorded calls: %s; its "
+            "code or its input changed, and their effects stand",
             attempt.step.name,
             attempt.step.id,
             driver.thread,

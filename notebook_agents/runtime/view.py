@@ -38,9 +38,7 @@ def run_view(
     info = journal.thread(thread)
     number = info.run if number is None else number
     records = [
-        record
-        for record in journal.select(thread=thread, kinds=_KINDS)
-        if record.run == number
+        record for record in journal.select(thread=thread, kinds=_KINDS) if record.run == number
     ]
     starts = [record for record in records if record.kind is Kind.RUN_STARTED]
     if not starts:
@@ -71,9 +69,7 @@ def _steps(
     """Return the steps in the order in which they first began."""
     failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED]
     errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
-    ends = {
-        (record.step, record.attempt): record for record in records if record.kind in _ENDS
-    }
+    ends = {(record.step, record.attempt): record for record in records if record.kind in _ENDS}
     begun: dict[str, list[Record]] = {}
     for record in records:
         if record.kind is Kind.STEP_INTENDED and record.step is not None:
