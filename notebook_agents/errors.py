@@ -158,6 +158,6 @@ class StepInDoubt(BaseException):
     def __str__(self) -> str:
         return (
             f"step {self.name!r} ({self.step}) of thread {self.thread!r} may or may not have "
-            f"happened: it was started with idempotency key {self.key} and never returned; find out "
-            "at the other side, then give the step a `reconcile` function that answers it and resume"
+            f"happened: it was started with idempotency key {self.key} and never returned; find "
+            "out at the other side, then give the step a `reconcile` function and resume"
         )

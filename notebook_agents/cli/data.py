@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import NotebookAgentsError
 from notebook_agents.model import RunStatus
+from notebook_agents.runtime.timeline import replayed
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -66,6 +67,7 @@ def read_value(journal: Journal, view: RunView) -> Value:
 
 def run_data(view: RunView, value: Value) -> dict[str, Any]:
     """Return a run as data."""
+    saved = replayed(view)
     return {
         "thread": view.thread,
         "run": view.number,
@@ -76,8 +78,8 @@ def run_data(view: RunView, value: Value) -> dict[str, Any]:
         "started": iso(view.started),
         "ended": iso(view.ended),
         "error": view.error,
-        "steps_replayed": len(view.replayed),
-        "seconds_saved": round(view.seconds_saved, 6),
+        "steps_replayed": len(saved),
+        "seconds_saved": round(sum(step.seconds or 0.0 for step in saved), 6),
         "value": plain(value.held),
         "value_error": value.error,
         "steps": [_step_data(step) for step in view.steps],

@@ -97,13 +97,21 @@ def _versions() -> Iterator[Check]:
         except PackageNotFoundError:
             remedy = f"install it: {sys.executable} -m pip install notebook-agents"
             yield Check(name=name, level=Level.BAD, found="not installed", remedy=remedy)
+    yield Check(name="sqlite", level=Level.OK, found=_sqlite_version())
     for name in _OPTIONAL:
         try:
             yield Check(name=name, level=Level.OK, found=version(name))
         except PackageNotFoundError:
             extra = "lab" if name == "jupyterlab" else "notebook"
-            found = f"not installed; notebooks need it: pip install 'notebook-agents[{extra}]'"
+            found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
             yield Check(name=name, level=Level.OK, found=found)
+
+
+def _sqlite_version() -> str:
+    """Return the version of the SQLite that the journal uses; only the journal may import it."""
+    import notebook_agents.journal  # noqa: F401 - loads sqlite3
+
+    return str(sys.modules["sqlite3"].sqlite_version)
 
 
 def _key_file() -> Check:

@@ -62,6 +62,7 @@ class Driving:
                 return f"thread {thread} can be resumed with: {self._resume(thread)}"
 
             def told(stopped: Stopped) -> None:
+                seen.finish()
                 tell(stopped, as_json=self._as_json)
 
             try:

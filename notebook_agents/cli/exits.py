@@ -14,6 +14,7 @@ import click
 from notebook_agents.cli.signals import Stopped
 from notebook_agents.errors import NotebookAgentsError, StepInDoubt
 from notebook_agents.model import RunStatus
+from notebook_agents.runtime.timeline import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +95,9 @@ def short_traceback(error: BaseException) -> str:
     shown = traceback.TracebackException.from_exception(error)
     link: traceback.TracebackException | None = shown
     while link is not None:
-        first = next((n for n, frame in enumerate(link.stack) if _is_users(frame.filename)), 0)
+        first = next(
+            (n for n, frame in enumerate(link.stack) if _is_users(frame.filename)), len(link.stack)
+        )
         link.stack = traceback.StackSummary.from_list(link.stack[first:])
         # What this package adds for notebooks; the command says it in its own words.
         notes = [note for note in link.__notes__ or () if "na.resume(" not in note]
@@ -120,7 +123,7 @@ def tell(error: BaseException, *, as_json: bool, message: str = "", name: str = 
         }
         click.echo(json.dumps({"error": told}), err=True)
     else:
-        click.echo(f"notebook-agents: {message}", err=True)
+        click.echo(f"notebook-agents: {clean(message)}", err=True)
 
 
 def _is_users(filename: str) -> bool:

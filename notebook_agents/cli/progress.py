@@ -19,6 +19,7 @@ from notebook_agents.runtime.timeline import clean, duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.live import Live
     from rich.text import Text
 
     from notebook_agents.notebook.headless import CellEvent
@@ -44,11 +45,13 @@ class Progress:
         self.thread: str | None = None
         self.node_failed = False
         self._plain = plain
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while its own thread holds it
+        self._live: Live | None = None
         self._counts: Counter[str] = Counter()
         self._running: dict[str, tuple[str, float]] = {}
         self._ended: deque[str] = deque(maxlen=_SHOWN)
         self._unsaid = 0
+        self._begun = False
 
     def __call__(self, event: StepEvent) -> None:
         """Take one event."""
@@ -63,6 +66,7 @@ class Progress:
             if event.what == "replayed":
                 self._unsaid += 1
             elif event.what == "intended":
+                self._say_replayed(first=True)
                 self._running[event.step] = (name, now)
                 self._say(f"▸ {name}")
             else:
@@ -73,10 +77,27 @@ class Progress:
                 self._ended.append(line)
                 self._say(line)
 
+    def start(self) -> None:
+        """Show the live view from now on."""
+        from rich.console import Console
+        from rich.live import Live
+
+        # What nodes print goes above the view, unless standard output goes elsewhere.
+        self._live = Live(
+            self,
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._live.start()
+
     def finish(self) -> None:
-        """Say what is still unsaid."""
+        """Take the live view away; in plain lines, say what is still unsaid."""
+        if self._live is not None:
+            self._live.stop()
         with self._lock:
-            self._say()
+            self._say_replayed()
 
     def __rich__(self) -> Text:
         """Return the live view as it is now."""
@@ -98,17 +119,19 @@ class Progress:
             text.append("\n").append(line[0], _COLORS[line[0]]).append(line[1:], "not bold")
         return text
 
-    def _say(self, line: str | None = None) -> None:
-        if not self._plain:
-            return
-        try:
-            if self._unsaid:
-                click.echo(f"↺ {self._unsaid} replayed", err=True)
-                self._unsaid = 0
-            if line is not None:
+    def _say_replayed(self, *, first: bool = False) -> None:
+        """Say how many steps were replayed: before the first one that runs, and at the end."""
+        if self._unsaid and not (first and self._begun):
+            self._say(f"↺ {self._unsaid} replayed")
+            self._unsaid = 0
+        self._begun = True
+
+    def _say(self, line: str) -> None:
+        if self._plain:
+            try:
                 click.echo(line, err=True)
-        except (OSError, ValueError):
-            self._plain = False  # nobody reads stderr any more; that must not fail the step
+            except (OSError, ValueError):
+                self._plain = False  # nobody reads stderr any more; that must not fail the step
 
 
 def cell_line(event: CellEvent) -> str:
@@ -127,24 +150,12 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
     """
     from notebook_agents.runtime.events import observe
 
-    terminal = sys.stderr.isatty() and not quiet
+    terminal = sys.stderr.isatty()
     shown = Progress(plain=not terminal and not quiet)
     with observe(shown):
-        if not terminal:
-            try:
-                yield shown
-            finally:
-                shown.finish()
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        # What nodes print goes above the view, unless standard output goes elsewhere.
-        with Live(
-            shown,
-            console=Console(stderr=True),
-            transient=True,
-            refresh_per_second=8,
-            redirect_stdout=sys.stdout.isatty(),
-        ):
+        if terminal and not quiet:
+            shown.start()
+        try:
             yield shown
+        finally:
+            shown.finish()

@@ -75,7 +75,10 @@ def threads(infos: Iterable[ThreadInfo]) -> None:
             age((now - info.updated).total_seconds()),
             Text(_place(info.notebook)),
         )
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def checks(found: Sequence[Check]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def read_input(text: str | None) -> Any:
     source = "--input"
     if text == "-":
         source = "standard input"
-        text = click.get_text_stream("stdin").read()
+        text = sys.stdin.read()
     elif text.startswith("@"):
         source = text[1:]
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.types import Command
 
 from notebook_agents import ids
-from notebook_agents.errors import RunUnfinishedError, WrongAgentError
+from notebook_agents.errors import InputError, RunUnfinishedError, WrongAgentError
 from notebook_agents.graph import definition
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
@@ -186,6 +186,7 @@ class Agent:
         *,
         new: bool,
     ) -> Plan:
+        self._check_input(given)
         origin = here()
         said = digest(given, f"the input of agent {self.name!r}", without=frozenset({"id"}))
         if thread is None:
@@ -292,8 +293,21 @@ class Agent:
     def _check_agent(self, head: Head) -> None:
         if head.agent is not None and head.agent != self.name:
             raise WrongAgentError(
-                f"thread {head.thread!r} belongs to agent {head.agent!r}, not to {self.name!r}: use "
-                "that agent, or another thread"
+                f"thread {head.thread!r} belongs to agent {head.agent!r}, not to {self.name!r}: "
+                "use that agent, or another thread"
+            )
+
+    def _check_input(self, given: Any) -> None:
+        """Refuse a dict of which the graph would use nothing: LangGraph runs on without a word."""
+        builder = getattr(self.graph, "builder", None)
+        if builder is None or not isinstance(given, dict):
+            return
+        known = set(builder.schemas.get(builder.input_schema, ()))
+        if known and "__root__" not in known and known.isdisjoint(given):
+            raise InputError(
+                f"agent {self.name!r} cannot use this input: it has "
+                f"{', '.join(map(repr, given)) or 'nothing'} and the graph takes "
+                f"{', '.join(sorted(map(repr, known)))}; nothing was run"
             )
 
     def _definition(self) -> dict[str, Any]:
@@ -340,8 +354,6 @@ def default_journal(*, create: bool = True) -> Journal:
     journal = _journals.get(home)
     if journal is None or journal.closed:
         journal = _journals[home] = Journal.open(home, create=create)
-        if journal.key_path is not None:
-            sys.stderr.write(f"notebook-agents: new master key in {journal.key_path}\n")
     return journal
 
 

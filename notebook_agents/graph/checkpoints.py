@@ -185,8 +185,10 @@ class Reader:
         return items + self._decoder.decode(back, record.refs)
 
     def _writes(self, records: Sequence[Record]) -> list[PendingWrite]:
-        """Return pending writes: of a task's regular ones the first counts, of its special ones
-        (an error, an interrupt, an answer) the last.
+        """Return pending writes.
+
+        Of a task's regular ones the first counts, of its special ones (an error, an interrupt, an
+        answer) the last.
         """
         found: dict[tuple[str, int], tuple[str, str, Any, Record]] = {}
         for record in records:

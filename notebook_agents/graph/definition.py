@@ -171,8 +171,8 @@ def _reduce_graph(graph: Graph) -> tuple[Any, ...]:
     function = _entrypoint_function(graph)
     if function is None:
         raise ValueNotKeptError(
-            f"graph {graph.name!r} is a {type(graph).__qualname__} that was built by hand: build it "
-            "with StateGraph or @entrypoint"
+            f"graph {graph.name!r} is a {type(graph).__qualname__} that was built by hand: build "
+            "it with StateGraph or @entrypoint"
         )
     arguments = {
         "store": graph.store,

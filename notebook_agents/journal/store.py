@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -265,6 +266,8 @@ class Journal:
         other = wrapped or self._queue.any_key()
         if self._ring is None:
             self._ring = load_ring(create=other is None)
+            if self._ring.created_at is not None:
+                sys.stderr.write(f"notebook-agents: made a master key, {self._ring.created_at}\n")
         if wrapped is None:
             if not create:
                 raise KeyMissingError(
@@ -283,11 +286,6 @@ class Journal:
     def closed(self) -> bool:
         """Whether it was closed, or belongs to the parent of this process."""
         return self._closed
-
-    @property
-    def key_path(self) -> Path | None:
-        """Where the master key was made, if this journal made it."""
-        return None if self._ring is None else self._ring.created_at
 
     # -- DuckDB -------------------------------------------------------------------------------
 
@@ -402,6 +400,7 @@ class Journal:
             # One reference too many, so that nothing closes it when the child's interpreter goes.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         self._keys_lock = threading.RLock()
+        self._chunks = {}  # some of them are the parent's to commit
         self._burst_thread = None
         if self.mode == "exclusive":
             self._closed = True  # DuckDB belongs to the parent for as long as it lives

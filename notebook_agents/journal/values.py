@@ -29,6 +29,9 @@ CHUNK_FROM = 256
 """Serialised bytes from which a part is a chunk of its own."""
 PAGE = 32
 """How many small neighbours of a list share a chunk; pages start at multiples of this index."""
+WHOLE_UP_TO = 4096
+"""Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
+every record that refers to it."""
 _DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
 
 LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA = range(9)
@@ -147,12 +150,23 @@ class Encoder:
             run = self._run_of_small(page, what)
             if run is None:
                 nodes.extend(
-                    self._node(item, f"{what}[{start + i}]", depth + 1)
+                    self._element(item, f"{what}[{start + i}]", depth + 1)
                     for i, item in enumerate(page)
                 )
             else:
                 nodes.append(run)
         return (LIST, nodes)
+
+    def _element(self, item: Any, what: str, depth: int) -> Node:
+        """Return the node of a list's element; a dict of moderate size is one chunk."""
+        if type(item) is dict:
+            try:
+                tag, data = self._codec.dumps(item, what)
+            except ValueNotKeptError:
+                return self._node(item, what, depth)  # names the key that cannot be kept
+            if len(data) <= WHOLE_UP_TO:
+                return self._leaf(tag, data)
+        return self._node(item, what, depth)
 
     def _run_of_small(self, page: list[Any], what: str) -> Node | None:
         """Return one node for neighbours that are small together, None where one is large.

@@ -92,6 +92,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._newest: tuple[Any, ...] = ()
+        self._parents: set[str] = set()  # threads that the process this one was forked from drives
         self.driving: set[str] = set()
         """Threads that this process drives now; a claim of its own that is not here is stale."""
 
@@ -115,6 +116,7 @@ class Writer:
             FencedError: Another driver took the thread.
             JournalWriteError: The disk is full or fails; nothing of `drafts` is written.
         """
+        self._refuse_parents(drafts)
         ticket = _Ticket(drafts, durable=durable)
         with self._lock:
             self._waiting.append(ticket)
@@ -140,6 +142,7 @@ class Writer:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle)
 
+        self._refuse_parents(drafts)
         ticket = _Ticket(drafts, durable=durable, wake=wake)
         with self._lock:
             self._waiting.append(ticket)
@@ -194,6 +197,8 @@ class Writer:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
         kept = [self._connection]
         self._connection = None
+        self._parents |= self.driving
+        self.driving = set()
         self._waiting = []
         self._lock = threading.Lock()
         self.leading = threading.RLock()
@@ -201,6 +206,16 @@ class Writer:
         self._thread = None
         self._file_lock = locks.FileLock(self._path.with_name("queue.lock"))
         return kept
+
+    def _refuse_parents(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            if draft.token is not None and draft.thread in self._parents:
+                raise FencedError(
+                    f"thread {draft.thread!r} is driven by the process that this one was forked "
+                    "from: nothing is recorded here, use another thread in a child process"
+                )
+            if draft.claim is not None:
+                self._parents.discard(draft.thread)
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -244,6 +259,7 @@ class Writer:
             self._after_commit(last)
 
     def _commit(self, batch: list[_Ticket]) -> int:
+        self._newest = ()
         durable = any(ticket.durable for ticket in batch)
         with self._file_lock.held():
             connection = self._usable()

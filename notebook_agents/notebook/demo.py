@@ -169,7 +169,7 @@ def run_demo(
         What happened, and whether every check held.
 
     Raises:
-        UsageError: `out` holds other things, or `python` does not run.
+        UsageError: `out` holds other things, or `python` does not run or has too few distributions.
         MissingPartError: nbclient or ipykernel is not installed.
         NotebookError: The notebook failed for another reason than the kill, or could not go on.
     """
@@ -179,13 +179,7 @@ def run_demo(
     record.unlink(missing_ok=True)
     say(f"1. A kernel runs {NOTEBOOK}. Its agent audits this environment:")
     say(f"   {python or sys.executable}, {count} distributions.")
-    for _ in range(_TRIES):
-        _empty(place.home)
-        kill = _run_and_kill(notebook, place, python, max(1, math.ceil(count * share)))
-        if kill.lines < count:
-            break
-        say("   The fan-out was over before the signal came. Once more, from the start.")
-    _say_kill(kill, say)
+    kill = _kill_in_the_middle(notebook, place, python, count, share, say)
     pid = _resume(notebook, place, say)
     after = place.view()
     assert after is not None
@@ -193,7 +187,7 @@ def run_demo(
     result = replace(result, distributions=count, seconds=round(time.monotonic() - began, 3))
     write_atomic(record, json.dumps(asdict(result), indent=2) + "\n")
     _say_result(result, after, place, say)
-    say(f"   result  {_short(record)}")
+    say(f"   {'result':10}{_short(record)}")
     return result
 
 
@@ -219,6 +213,37 @@ def _empty(home: Path) -> None:
         shutil.rmtree(home)
     home.mkdir(parents=True)
     (home / _MARK).touch()
+
+
+def _kill_in_the_middle(
+    notebook: Path,
+    place: _Place,
+    python: Path | None,
+    count: int,
+    share: float,
+    say: Callable[[str], None],
+) -> _Kill:
+    """Run the notebook and kill its kernel while distributions are still to be measured."""
+    for _ in range(_TRIES):
+        _empty(place.home)
+        kill = _run_and_kill(notebook, place, python, max(1, math.ceil(count * share)))
+        if kill.signum is not None and kill.lines < count:
+            name = signal.Signals(kill.signum).name
+            begun, returned = len(kill.view.steps), len(kill.returned)
+            say(
+                f"2. Signal {kill.signum} ({name}) killed kernel {kill.pid} in the fan-out's middle:"
+            )
+            say(f"   {kill.lines} of {count} distributions are in the ledger of outside effects.")
+            say(
+                f"   The journal has {returned} steps that returned, and {begun - returned} that "
+                "started and may or\n   may not have happened."
+            )
+            return kill
+        say("   The fan-out was over before the signal came. Once more, from the start.")
+    raise UsageError(
+        f"{python or sys.executable} has {count} distributions, too few to be killed among them; "
+        "name an environment that has more"
+    )
 
 
 def _run_and_kill(notebook: Path, place: _Place, python: Path | None, lines: int) -> _Kill:
@@ -337,21 +362,6 @@ def _ledger_problems(kill: _Kill, after: RunView, count: Mapping[str, int]) -> I
         yield f"the ledger has a line with the key {key}, which no step has"
 
 
-def _say_kill(kill: _Kill, say: Callable[[str], None]) -> None:
-    if kill.signum is None:
-        say(f"2. Kernel {kill.pid} came to its end before it could be killed.")
-        return
-    begun = len(kill.view.steps)
-    name = signal.Signals(kill.signum).name
-    say(
-        f"2. Kernel {kill.pid} is dead: signal {kill.signum} ({name}), in the middle of the fan-out."
-    )
-    say(
-        f"   The journal has {begun} steps: {len(kill.returned)} had returned, "
-        f"{begun - len(kill.returned)} had started and may or may not have happened."
-    )
-
-
 def _say_result(
     result: DemoResult, after: RunView, place: _Place, say: Callable[[str], None]
 ) -> None:
@@ -359,28 +369,28 @@ def _say_result(
 
     say("4. The run, as the journal tells it:\n")
     say(indent(to_text(after), "   "))
-    say(
-        f"\n5. The ledger of outside effects has {result.lines} lines, one for each call that got so far:"
-    )
     effects = [step for step in after.steps if step.name == _EFFECT]
     old = sum(step.replayed for step in effects)
     doubtful = sum(step.was_in_doubt for step in effects)
-    say(f"   {old} had returned before the kill. Each stands there once; none ran again.")
-    say(
-        f"   {doubtful} were in doubt. They ran again under the same idempotency key, by which "
-        f"whoever is called can tell; {result.repeated} of them stand there twice."
-    )
-    say(f"   {len(effects) - old - doubtful} had not begun. Each stands there once.")
-    say("")
+    say(f"\n5. The ledger has {result.lines} lines for {len(effects)} outside effects:")
+    say(f"   {old} had returned before the kill. Each stands there once: none ran again.")
+    if doubtful:
+        say(f"   {doubtful} were in doubt. They ran again under the same idempotency key;")
+        say(f"   {result.repeated or 'none'} of them stand there twice, and the key says so.")
+    say(f"   {len(effects) - old - doubtful} had not begun. Each stands there once.\n")
     if result.ok:
         say(f"Every check held. {result.seconds_saved:.1f} s of work were not done again.")
     else:
-        say("A check failed:")
+        say("This does not hold:")
         for problem in result.problems:
             say(f" - {problem}")
-    say(f"   report  {_short(place.report)}")
-    say(f"   ledger  {_short(place.ledger)}")
-    say(f"   journal {_short(place.journal)}")
+    for what, path in {
+        "report": place.report,
+        "ledger": place.ledger,
+        "journal": place.journal,
+        "notebooks": place.home,
+    }.items():
+        say(f"   {what:10}{_short(path)}")
 
 
 def _short(path: Path) -> str:

@@ -42,6 +42,7 @@ _MOST_RULES = 4096
 """Types remembered before all are forgotten: a cell that is run again makes new ones each time."""
 
 _OF_THE_IMPORT = frozenset({"__builtins__", "__cached__", "__loader__", "__name__", "__spec__"})
+_TYPE_ALIAS: Any = getattr(typing, "TypeAliasType", ())  # from Python 3.12 on
 
 _registered: list[tuple[Callable[[type], bool], Callable[[Any], Reduced]]] = []
 _rules: dict[type, Rule | None] = {}
@@ -206,7 +207,7 @@ def _reduce_named(pickler: Pickler, value: Any) -> Any:
         return rebuild.type_parameter, ("NewType", module, value.__name__, value.__supertype__)
     if isinstance(value, typing.ParamSpec | typing.TypeVarTuple):
         return rebuild.type_parameter, (type(value).__name__, module, value.__name__)
-    if isinstance(value, getattr(typing, "TypeAliasType", ())):
+    if isinstance(value, _TYPE_ALIAS):
         return rebuild.type_alias, (value.__name__, value.__value__, value.__type_params__)
     reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if isinstance(reduced, str):

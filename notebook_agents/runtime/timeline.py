@@ -125,7 +125,7 @@ def summary(view: RunView) -> str:
     """Return one sentence on what the run did, or did not have to do again."""
     if view.stored:
         return "the stored answer was given: nothing was run"
-    saved = _replayed(view)
+    saved = replayed(view)
     if saved:
         seconds = sum(step.seconds or 0.0 for step in saved)
         return f"{_count(len(saved), 'step')} replayed: {duration(seconds)} not spent again"
@@ -135,29 +135,33 @@ def summary(view: RunView) -> str:
     return f"{returned} of {_count(len(view.steps), 'step')} returned"
 
 
-def advice(view: RunView, *, resume: str | None = None) -> str | None:
-    """Return what to do next about a run that is not finished, or None where nothing is to do.
+def advice(view: RunView, *, resume: str | None = None) -> tuple[str, str] | None:
+    """Return what to do next about a run that is not finished, and the call that does it.
 
     Args:
         view: The run.
         resume: What resumes it where this is read; by default the call of `na.resume`.
+
+    Returns:
+        A phrase and a line of code, or None where nothing is to do.
     """
     thread = f"{clean(view.thread)!r}"
     resume = resume or f"na.resume({thread})"
-    if view.status is RunStatus.FAILED:
-        return (
-            f"fix the cause, then run it again with the same input or resume it: {resume}; what "
-            "returned is not run again"
-        )
-    if view.status is RunStatus.WAITING:
-        return f"answer what it asks: agent.run(Command(resume=…), thread={thread})"
-    if view.status is RunStatus.IN_DOUBT:
-        return (
-            "find out at the other side whether the step in doubt happened, give it a `reconcile` "
-            f"function that answers it, then resume: {resume}"
-        )
-    if view.status is RunStatus.ORPHANED:
-        return f"its process is gone; go on behind what returned: {resume}"
+    match view.status:
+        case RunStatus.FAILED:
+            return (
+                "fix the cause, then run it again with the same input or resume it (what returned "
+                "is not run again)"
+            ), resume
+        case RunStatus.WAITING:
+            return "answer what it asks", f"agent.run(Command(resume=…), thread={thread})"
+        case RunStatus.IN_DOUBT:
+            return (
+                "find out at the other side whether the step in doubt happened, give it a "
+                "`reconcile` function that answers it, then resume"
+            ), resume
+        case RunStatus.ORPHANED:
+            return "its process is gone; go on behind what returned", resume
     return None
 
 
@@ -195,8 +199,10 @@ def to_text(
     console.print(title, Text(_facts(view), style="dim"), Text(_told(view)), sep="\n")
     if view.error is not None:
         console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
-    if (next_thing := advice(view, resume=resume)) is not None:
-        console.print(Text(f"next: {next_thing}"))
+    if (todo := advice(view, resume=resume)) is not None:
+        console.print(Text(f"next: {todo[0]}:"))
+        # On a line of its own, so that it can be copied.
+        console.print(Padding(Text(todo[1]), (0, 0, 0, 2), expand=False))
     if view.steps:
         room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
         heading = _Row(depth=0, look=None, name="step", attempts="attempts", time="time")
@@ -236,8 +242,9 @@ def to_html(view: RunView) -> str:
     ]
     if view.error is not None:
         head.append(f'<p class="na-error"><code>{escape(clean(view.error))}</code></p>')
-    if (next_thing := advice(view)) is not None:
-        head.append(f'<p class="na-next"><strong>Next:</strong> {_code(next_thing)}</p>')
+    if (todo := advice(view)) is not None:
+        what, call = (escape(part) for part in todo)
+        head.append(f'<p class="na-next"><strong>Next:</strong> {what}: <code>{call}</code></p>')
     body = "".join(_html_row(row) for row in _rows(view))
     table = f"<table>{_HTML_HEAD}<tbody>{body}</tbody></table>" if body else ""
     return f'<div class="na-timeline"><style>{_STYLE}</style>{"".join(head)}{table}</div>'
@@ -263,13 +270,6 @@ def _html_row(row: _Row) -> str:
 
 def _badge(look: _Look) -> str:
     return f'<span class="na-state na-{look.tone}">{look.glyph}&nbsp;{escape(look.word)}</span>'
-
-
-def _code(text: str) -> str:
-    """Escape `text` and set the call in it as code."""
-    before, call, rest = re.split(r"(\b(?:na\.resume|agent\.run)\()", text, maxsplit=1)
-    inside, end, after = rest.rpartition(")")
-    return f"{escape(before)}<code>{escape(call + inside + end)}</code>{escape(after)}"
 
 
 def _rows(view: RunView) -> Iterator[_Row]:
@@ -440,10 +440,10 @@ def _outcome(step: Step, view: RunView) -> Outcome:
     return outcome
 
 
-def _replayed(view: RunView) -> list[Step]:
+def replayed(view: RunView) -> list[Step]:
     """Return the replayed steps, without those inside a step that was replayed as a whole."""
-    replayed = {step.id for step in view.steps if step.replayed}
-    return [step for step in view.steps if step.replayed and step.parent not in replayed]
+    all_ = {step.id for step in view.steps if step.replayed}
+    return [step for step in view.steps if step.replayed and step.parent not in all_]
 
 
 def _title(view: RunView) -> str:

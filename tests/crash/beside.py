@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
-from notebook_agents.graph.saver import JournalSaver
 
 import notebook_agents as na
+from notebook_agents.graph.saver import JournalSaver
 
 from .ledger import Ledger, What, note, write_to
 from .processes import fork

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import duckdb
+
 import notebook_agents as na
 from notebook_agents import faults, settings
 from notebook_agents.errors import UnknownThreadError
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from .ledger import Line
     from .shapes import Shape
 
+_LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb)
+"""What a child would otherwise import after its fork, again in each."""
 SMALL_QUEUE = 8
 """Records after which a burst moves the queue to DuckDB in the trials that ingest."""
 

@@ -1,0 +1,56 @@
+"""The canary for what LangGraph does not publish: graph/private.py and the wrapper rest on it."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from pydantic import BaseModel
+
+from notebook_agents.graph.private import DEFAULT_ERROR_HANDLER, execution_info, schema_types
+
+
+class Model(BaseModel):
+    """A type that a state declares."""
+
+
+class State(TypedDict):
+    model: Model
+    seen: Any
+
+
+def test_a_node_learns_its_task_and_checkpoint() -> None:
+    """The config of a node carries the ids that a step's identity is made of."""
+    infos = []
+
+    def node(state: State, config: Any) -> dict[str, Any]:
+        infos.append(execution_info(config))
+        return {"seen": 1}
+
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"seen": 0}, config)
+    (info,) = infos
+    newest, before, *_ = graph.get_state_history(config)
+    assert info.checkpoint_id == before.config["configurable"]["checkpoint_id"]
+    assert info.task_id == before.tasks[0].id
+    assert info.checkpoint_ns == f"node:{info.task_id}"
+    assert execution_info(None) is None
+
+
+def test_declared_types_are_found() -> None:
+    """The types that a schema declares are known by module and name."""
+    graph = StateGraph(State).add_node("n", lambda state: state).add_edge(START, "n").compile()
+    assert (__name__, "Model") in schema_types(graph)
+
+
+def test_a_default_error_handler_is_added_under_the_known_name() -> None:
+    """compile() adds the default error handler's node to the builder under the name we remove."""
+    builder = StateGraph(State).add_node("n", lambda state: state).add_edge(START, "n")
+    builder.set_node_defaults(error_handler=lambda state: state)
+    builder.compile()
+    assert DEFAULT_ERROR_HANDLER in builder.nodes
