@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from langchain_core.runnables import RunnableConfig  # noqa: TC002 - read at run time
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from pydantic import BaseModel
@@ -24,7 +25,7 @@ def test_a_node_learns_its_task_and_checkpoint() -> None:
     """The config of a node carries the ids that a step's identity is made of."""
     infos = []
 
-    def node(state: State, config: Any) -> dict[str, Any]:
+    def node(state: State, config: RunnableConfig) -> dict[str, Any]:
         infos.append(execution_info(config))
         return {"seen": 1}
 
