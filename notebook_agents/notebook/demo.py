@@ -230,9 +230,7 @@ def _kill_in_the_middle(
         if kill.signum is not None and kill.lines < count:
             name = signal.Signals(kill.signum).name
             begun, returned = len(kill.view.steps), len(kill.returned)
-            say(
-                f"2. Signal {kill.signum} ({name}) killed kernel {kill.pid} in the fan-out's middle:"
-            )
+            say(f"2. Signal {kill.signum} ({name}) killed kernel {kill.pid} in the middle:")
             say(f"   {kill.lines} of {count} distributions are in the ledger of outside effects.")
             say(
                 f"   The journal has {returned} steps that returned, and {begun - returned} that "

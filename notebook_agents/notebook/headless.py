@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_agents.errors import NotebookAgentsError, UsageError
@@ -501,7 +502,8 @@ class _Execution:
         if not threads:
             return "it left no unfinished run behind, so run the notebook again"
         return "what it did is in the journal; go on with: " + " or ".join(
-            f"notebook-agents resume {thread} --journal {home}" for thread in threads
+            f"notebook-agents resume {quote(thread)} --journal {quote(str(home))}"
+            for thread in threads
         )
 
 

@@ -1,0 +1,57 @@
+"""What `import notebook_agents` costs, and what it must not load."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from .measure import Bench, interleave, quartiles, sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNWANTED = (
+    "cloudpickle cryptography dill duckdb ipywidgets jupyter langchain_core langgraph nbclient "
+    "rich sqlite3"
+).split()
+"""Whatever begins with one of these: `jupyter_client` is one of Jupyter's."""
+_STATEMENT = "import notebook_agents"
+_LIST = f"{_STATEMENT}, json, sys; print(json.dumps(sorted(sys.modules)))"
+
+
+def run(bench: Bench) -> None:
+    """Report what the import loads and how long it takes."""
+    with sandbox() as home:
+        loaded = json.loads(_python(home, _LIST))
+        arms = {
+            name: lambda code=code: _seconds(home, code) * 1e3
+            for name, code in (("bare", "pass"), ("ours", _STATEMENT))
+        }
+        times = interleave(arms, rounds=bench.size(25, 1), rng=bench.rng)
+    bad = [name for name in loaded if name.startswith(tuple(UNWANTED))]
+    bench.verdict(
+        f"{_STATEMENT} loads {', '.join(bad) or 'none'} of {', '.join(UNWANTED)}; bar none",
+        met=not bad,
+    )
+    bare, ours = statistics.median(times["bare"]), statistics.median(times["ours"])
+    more = [after - before for before, after in zip(*times.values(), strict=True)]
+    bench.say(
+        f"  python -c '{_STATEMENT}' {ours:.1f} ms, python -c pass {bare:.1f} ms, ratio "
+        f"{ours / bare:.2f}; difference {ours - bare:.1f} ms{quartiles(more, '.1f')}; for information"
+    )
+
+
+def _seconds(home: Path, code: str) -> float:
+    began = time.perf_counter()
+    _python(home, code)
+    return time.perf_counter() - began
+
+
+def _python(home: Path, code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=home, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
