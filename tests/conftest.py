@@ -34,13 +34,13 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The directory of a journal that nobody has made yet."""
+    """Name the directory of a journal that nobody has made yet."""
     return tmp_path / "journal"
 
 
 @pytest.fixture
 def journal(home: Path) -> Iterator[na.Journal]:
-    """A fresh journal, closed afterwards."""
+    """Open a fresh journal at `home`."""
     with na.Journal.open(home) as opened:
         yield opened
 
@@ -54,45 +54,29 @@ class Ended:
     err: str
 
 
-Python = "Callable[..., Ended]"
-
-
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., Ended]:
-    """Run a program in a fresh interpreter, as a script or as an empty one's first command."""
+    """Run a program in a fresh interpreter: as a script, or as what an empty one is told to do."""
 
     def run(program: str, *, script: bool = False, **env: str) -> Ended:
+        command = [sys.executable, "-c", program]
         if script:
             path = tmp_path / "program.py"
             path.write_text(program)
-            return _ended([sys.executable, str(path)], tmp_path, env)
-        return _ended([sys.executable, "-c", program], tmp_path, env)
+            command = [sys.executable, str(path)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            # Warnings of other people's packages are not what the program says.
+            env={**os.environ, "PYTHONWARNINGS": "ignore", **env},
+            timeout=SECONDS,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., Ended]:
-    """Run a command of `notebook-agents` in a process of its own."""
-
-    def run(*arguments: str, cwd: Path = tmp_path, **env: str) -> Ended:
-        return _ended([sys.executable, "-m", "notebook_agents", *arguments], cwd, env)
-
-    return run
-
-
-def _ended(command: list[str], cwd: Path, env: dict[str, str]) -> Ended:
-    # Warnings of other people's packages are not what these programs say.
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", **env},
-        timeout=SECONDS,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -103,5 +87,38 @@ def dies(tmp_path: Path) -> Callable[[Callable[[], object]], None]:
         log = tmp_path / "died.log"
         code = fork(body, log).end()
         assert code == -signal.SIGKILL, f"ended with {code}:\n{log.read_text()}"
+
+    return run
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., Ended]:
+    """Run a command of `notebook-agents` in a forked process.
+
+    It has this process's imports and nothing else of it, and costs a tenth of a fresh interpreter;
+    the installed script runs in `test_packaging.py`.
+    """
+
+    def run(*arguments: str, cwd: Path = tmp_path, **env: str) -> Ended:
+        out, err = tmp_path / "command.out", tmp_path / "command.err"
+
+        def command() -> None:
+            from notebook_agents.cli import main
+
+            os.chdir(cwd)
+            os.environ.update(env)
+            sys.argv = ["notebook-agents", *arguments]
+            for path, descriptor in ((out, 1), (err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            sys.stdout.flush()
+            os._exit(code)
+
+        code = fork(command, tmp_path / "command.log").end()
+        return Ended(code, out.read_text(), err.read_text())
 
     return run

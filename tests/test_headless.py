@@ -30,9 +30,6 @@ from notebook_agents.notebook.headless import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-# ipykernel's client leaves its sockets and its context to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 WHERE = """\
 import json, os, sys
 names = ["JPY_SESSION_NAME", "NOTEBOOK_AGENTS_HOME", "EXTRA"]
@@ -48,7 +45,6 @@ class State(TypedDict):
     x: int
 
 def die(state: State) -> State:
-    print("the node runs", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 graph = StateGraph(State)
@@ -157,20 +153,20 @@ def test_a_failing_cell_is_named_and_the_rest_is_saved(tmp_path: Path) -> None:
 @pytest.mark.crash
 def test_a_killed_kernel_is_reported_with_the_way_to_resume(tmp_path: Path) -> None:
     """After SIGKILL the error says the cell, the signal and the command that goes on."""
-    notebook = written(tmp_path / "a.ipynb", DYING)
+    notebook = written(tmp_path / "a.ipynb", "print('before')", DYING)
     home = tmp_path / "j"
 
     with pytest.raises(KernelDiedError) as caught:
         run_notebook(notebook, journal=home)
 
     error = caught.value
-    assert (error.cell, error.signum) == (1, signal.SIGKILL)
+    assert (error.cell, error.signum) == (2, signal.SIGKILL)
     assert gone(error.kernel)
-    assert f"code cell 1 of {notebook}: its kernel (pid {error.kernel}) died by signal 9" in str(
+    assert f"code cell 2 of {notebook}: its kernel (pid {error.kernel}) died by signal 9" in str(
         error
     )
     assert f"notebook-agents resume 'lost work' --journal {home}" in str(error)
-    assert outputs(tmp_path / "a.executed.ipynb") == ["the node runs\n"]
+    assert outputs(tmp_path / "a.executed.ipynb") == ["before\n", ""]
 
 
 async def test_a_cell_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from notebook_agents.errors import UsageError
 from notebook_agents.model import Outcome, RunStatus
 from notebook_agents.notebook.headless import (
+    SESSION_VARIABLE,
     KernelDiedError,
-    run_cells,
     run_notebook,
     write_atomic,
 )
@@ -42,8 +42,8 @@ NOTEBOOK = "01_kill_and_resume.ipynb"
 RESUME = "import notebook_agents as na\n\nrun = na.resume()"
 """All that the empty kernel is told."""
 
+_CELLS = {"resume": RESUME, "look": "run"}
 _MARK = ".notebook-agents-demo"
-_LOOK = "run"
 _EFFECT = "measure"
 """The durable call that writes a line into the ledger."""
 _PYTHON_VARIABLE = "AUDIT_PYTHON"
@@ -293,14 +293,24 @@ def _killer(place: _Place, lines: int) -> Iterator[Callable[[int], None]]:
 
 def _resume(notebook: Path, place: _Place, say: Callable[[str], None]) -> int:
     """Let a fresh kernel resume the run; return its process id."""
+    import nbformat
 
     def tell(pid: int) -> None:
         say(f"3. A fresh, empty kernel (pid {pid}) runs nothing but:")
         say(indent(RESUME, "     ", lambda line: line.strip() != ""))
 
-    out = place.home / "resumed.ipynb"
-    cells = (RESUME, _LOOK)
-    result = run_cells(cells, notebook=notebook, out=out, journal=place.journal, on_kernel=tell)
+    path = place.home / "resumed.ipynb"
+    cells = [nbformat.v4.new_code_cell(source, id=name) for name, source in _CELLS.items()]
+    write_atomic(path, nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
+    result = run_notebook(
+        path,
+        out=path,
+        journal=place.journal,
+        on_kernel=tell,
+        timeout=_TIMEOUT_SECONDS,
+        # In JupyterLab it would be this notebook's kernel that was started anew.
+        environment={SESSION_VARIABLE: str(notebook)},
+    )
     return result.kernel
 
 

@@ -38,7 +38,7 @@ from notebook_agents.errors import NotebookAgentsError, UsageError
 from notebook_agents.settings import FOLDER, HOME_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -184,7 +184,8 @@ def run_notebook(
         kernel_name: An installed kernel's name; by default a kernel of this very Python, installed
             or not.
         cwd: Where the kernel works; by default the notebook's folder.
-        environment: Variables that the kernel gets besides this process's own.
+        environment: Variables that the kernel gets besides this process's own; JPY_SESSION_NAME
+            makes it the kernel of another notebook.
 
     Returns:
         Where the outputs are, and what ran.
@@ -208,40 +209,7 @@ def run_notebook(
         on_kernel=on_kernel,
         timeout=timeout,
         kernel_name=kernel_name,
-        environment=environment or {},
-    ).run()
-
-
-def run_cells(
-    sources: Sequence[str],
-    *,
-    notebook: Path,
-    out: Path,
-    journal: Path,
-    on_kernel: Callable[[int], None] | None = None,
-) -> NotebookResult:
-    """Run a few cells in a new kernel that takes itself for the kernel of `notebook`.
-
-    Args:
-        sources: The cells' code.
-        notebook: The notebook whose kernel this would be in JupyterLab.
-        out: Where to save the cells with their outputs; the kernel works in this folder.
-        journal: The journal's directory.
-        on_kernel: Called with the kernel's process id before the first cell.
-
-    Raises:
-        NotebookError: As for `run_notebook`.
-    """
-    nbformat = _need("nbformat")
-    new = nbformat.v4.new_code_cell
-    cells = [new(source, id=f"cell-{number}") for number, source in enumerate(sources, 1)]
-    return _Execution(
-        notebook=notebook.absolute(),
-        out=out.absolute(),
-        nb=nbformat.v4.new_notebook(cells=cells),
-        journal=journal.absolute(),
-        cwd=out.absolute().parent,
-        on_kernel=on_kernel,
+        environment={SESSION_VARIABLE: str(notebook), **(environment or {})},
     ).run()
 
 
@@ -315,11 +283,11 @@ class _Execution:
     nb: NotebookNode
     journal: Path | None
     cwd: Path
+    environment: Mapping[str, str]
     on_cell: Callable[[CellEvent], None] | None = None
     on_kernel: Callable[[int], None] | None = None
     timeout: float | None = None
     kernel_name: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
     manager: AsyncKernelManager = field(init=False)
     client: NotebookClient = field(init=False)
     process: Any = None
@@ -328,6 +296,8 @@ class _Execution:
     cell: int = 0
     ending: signal.Signals | Literal["timeout"] | None = None
     """Why the running cell was interrupted, if it was."""
+    busy: bool = False
+    """Whether the kernel has begun the cell: one that has not would lose an interrupt."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def run(self) -> NotebookResult:
@@ -355,15 +325,10 @@ class _Execution:
     @asynccontextmanager
     async def _kernel(self) -> AsyncIterator[None]:
         """Start a kernel, and leave none behind."""
-        from nbclient import NotebookClient
-
-        environment = {**os.environ, **self.environment, SESSION_VARIABLE: str(self.notebook)}
+        environment = {**os.environ, **self.environment}
         if self.journal is not None:
             environment[HOME_VARIABLE] = str(self.journal)
-        # Its own life cycle would install handlers; starting by hand does not.
-        client = self.client = NotebookClient(
-            self.nb, km=self.manager, timeout=None, startup_timeout=_STARTUP_SECONDS
-        )
+        client = self.client = _client(self)
         try:
             try:
                 await client.async_start_new_kernel(env=environment, cwd=str(self.cwd))
@@ -420,9 +385,11 @@ class _Execution:
         """Run one cell and say in our words what went wrong."""
         from nbclient import exceptions
 
+        if self.ending is not None:
+            raise self._ended()
         loop = asyncio.get_running_loop()
         late = self.timeout and loop.call_later(self.timeout, self._end, "timeout")
-        failure = None
+        failure, self.busy = None, False
         try:
             await self.client.async_execute_cell(cell, index, execution_count=self.cell)
         except exceptions.DeadKernelError:
@@ -465,21 +432,28 @@ class _Execution:
                 loop.remove_signal_handler(signum)
                 signal.signal(signum, handler)
 
+    def begun(self) -> None:
+        """Note that the kernel has begun the cell."""
+        self.busy = True
+        if self.ending is not None:
+            self._do(self.manager.interrupt_kernel)
+
     def _end(self, why: signal.Signals | Literal["timeout"]) -> None:
         """Interrupt the cell; the second time, or if that does not help, kill the kernel."""
-        loop = asyncio.get_running_loop()
-        if self.ending is None:
-            self.ending = why
-            loop.call_later(_GRACE_SECONDS, self._end, why)
-            act = self.manager.interrupt_kernel
-        else:
-            act = partial(self.manager.shutdown_kernel, now=True)
+        if self.ending is not None:
+            self._do(partial(self.manager.shutdown_kernel, now=True))
+            return
+        self.ending = why
+        asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._end, why)
+        if self.busy:
+            self._do(self.manager.interrupt_kernel)
 
-        async def end() -> None:
+    def _do(self, act: Callable[[], Awaitable[None]]) -> None:
+        async def do() -> None:
             with suppress(RuntimeError):  # no kernel is running: not yet, or not any more
                 await act()
 
-        self.tasks.append(loop.create_task(end()))
+        self.tasks.append(asyncio.get_running_loop().create_task(do()))
 
     def _ended(self) -> NotebookError:
         """Return the error for what interrupted the cell."""
@@ -498,7 +472,7 @@ class _Execution:
     def _advice(self) -> str:
         """Say how to go on: resume this notebook's unfinished threads, else run it again."""
         home = self.journal or _journal_of(self.cwd)
-        threads = _unfinished(home, self.notebook)
+        threads = _unfinished(home, self.environment[SESSION_VARIABLE])
         if not threads:
             return "it left no unfinished run behind, so run the notebook again"
         return "what it did is in the journal; go on with: " + " or ".join(
@@ -540,6 +514,23 @@ def _manager(kernel_name: str | None) -> AsyncKernelManager:
     return manager
 
 
+def _client(execution: _Execution) -> NotebookClient:
+    """Return nbclient's client; its own life cycle, which installs handlers, is not used."""
+    from nbclient import NotebookClient
+
+    class Client(NotebookClient):
+        """Says when a cell has begun."""
+
+        def process_message(self, msg: dict[str, Any], *where: Any) -> Any:
+            if msg["msg_type"] == "execute_input":
+                execution.begun()
+            return super().process_message(msg, *where)
+
+    return Client(
+        execution.nb, km=execution.manager, timeout=None, startup_timeout=_STARTUP_SECONDS
+    )
+
+
 async def _ask_pid(client: NotebookClient) -> int | None:
     """Ask the kernel for its process id: what was launched may be a launcher."""
     expression = {"pid": "__import__('os').getpid()"}
@@ -570,7 +561,7 @@ def _journal_of(cwd: Path) -> Path:
     return next((home for home in homes if home.is_dir()), cwd / FOLDER)
 
 
-def _unfinished(home: Path, notebook: Path) -> list[str]:
+def _unfinished(home: Path, notebook: str) -> list[str]:
     """Return the threads of a notebook that can be resumed, newest first."""
     from notebook_agents.journal import Journal
 
@@ -580,7 +571,5 @@ def _unfinished(home: Path, notebook: Path) -> list[str]:
     except NotebookAgentsError:
         return []  # what ended the notebook is the news; what is wrong with the journal comes next
     return [
-        info.thread
-        for info in threads
-        if info.notebook == str(notebook) and not info.status.finished
+        info.thread for info in threads if info.notebook == notebook and not info.status.finished
     ]

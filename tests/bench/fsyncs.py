@@ -91,7 +91,16 @@ def _syncs(home: Path, who: str, nodes: int) -> Counter[str]:
     """Return how often each file was synced in a child's run."""
     trace = home / f"{who}.strace"
     subprocess.run(
-        ["strace", "-f", "-y", "-e", f"trace={_TRACED}", "-o", trace, *child("fsyncs", who, home, nodes)],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-e",
+            f"trace={_TRACED}",
+            "-o",
+            trace,
+            *child("fsyncs", who, home, nodes),
+        ],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNWANTED = (
-    "cloudpickle cryptography dill duckdb ipywidgets jupyter langchain_core langgraph nbclient "
-    "rich sqlite3"
-).split()
+    "cloudpickle",
+    "cryptography",
+    "dill",
+    "duckdb",
+    "ipywidgets",
+    "jupyter",
+    "langchain_core",
+    "langgraph",
+    "nbclient",
+)
 """Whatever begins with one of these: `jupyter_client` is one of Jupyter's."""
 _STATEMENT = "import notebook_agents"
 _LIST = f"{_STATEMENT}, json, sys; print(json.dumps(sorted(sys.modules)))"
@@ -40,8 +47,9 @@ def run(bench: Bench) -> None:
     bare, ours = statistics.median(times["bare"]), statistics.median(times["ours"])
     more = [after - before for before, after in zip(*times.values(), strict=True)]
     bench.say(
-        f"  python -c '{_STATEMENT}' {ours:.1f} ms, python -c pass {bare:.1f} ms, ratio "
-        f"{ours / bare:.2f}; difference {ours - bare:.1f} ms{quartiles(more, '.1f')}; for information"
+        f"  python -c '{_STATEMENT}' {ours:.1f} ms, python -c pass {bare:.1f} ms: ratio "
+        f"{ours / bare:.2f}, difference {ours - bare:.1f} ms{quartiles(more, '.1f')}; "
+        "for information"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import statistics
 import sys
 import tempfile
@@ -60,7 +61,8 @@ def sandbox() -> Iterator[Path]:
     """Give a folder for files, with a master key of its own; both are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder)
-        with patch.dict(os.environ, JUPYTER_DATA_DIR=str(home / "data")):
+        key = secrets.token_hex(32)
+        with patch.dict(os.environ, JUPYTER_DATA_DIR=str(home / "data"), NOTEBOOK_AGENTS_KEY=key):
             yield home
 
 

@@ -1,0 +1,857 @@
+"""The command line: what it prints, what it exits with, and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from notebook_agents import errors
+from notebook_agents.cli import data, exits
+from notebook_agents.cli.app import app
+from notebook_agents.cli.doctor import Check, Level, examine
+from notebook_agents.cli.exits import App, UserCodeError, raised_by_us, short_traceback
+from notebook_agents.model import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AGENTS = '''
+import operator, os
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send, interrupt
+
+import notebook_agents as na
+
+HERE = Path(__file__).parent
+
+
+class State(TypedDict, total=False):
+    question: str
+    n: int
+    done: Annotated[list, operator.add]
+
+
+@na.step
+def note(what):
+    with open(HERE / "ledger", "a") as ledger:
+        ledger.write(f"{what}\\n")
+    return what
+
+
+@na.step(at_most_once=True)
+def charge():
+    block()
+    return "paid"
+
+
+def block():
+    """Wait until somebody writes, unless the way is free."""
+    if not (HERE / "free").exists():
+        (HERE / "gate").read_bytes()
+
+
+def first(state):
+    return {"done": [note("first")]}
+
+
+def second(state):
+    block()
+    return {"done": [note("second")]}
+
+
+def fail(state):
+    if not (HERE / "mended").exists():
+        raise ValueError("no [bold]report[/bold]")
+    return {"done": ["mended"]}
+
+
+def ask(state):
+    return {"done": [interrupt("sure?")]}
+
+
+def pay(state):
+    return {"done": [charge()]}
+
+
+def part(state):
+    block()
+    return {"done": [note(state["n"])]}
+
+
+def fan(state):
+    return [Send("part", {"n": n}) for n in range(state["n"])]
+
+
+def chain(*nodes, name):
+    graph = StateGraph(State)
+    for node in nodes:
+        graph.add_node(node)
+    for one, two in zip([START, *(node.__name__ for node in nodes)], [*(node.__name__ for node in nodes), END]):
+        graph.add_edge(one, two)
+    return graph.compile(name=name)
+
+
+quick = chain(first, name="quick")
+research = na.Agent(chain(first, name="research"))
+slow = na.Agent(chain(first, second, name="slow"))
+failing = na.Agent(chain(first, fail, name="failing"))
+asking = na.Agent(chain(ask, name="asking"))
+paying = na.Agent(chain(pay, name="paying"))
+
+wide_graph = StateGraph(State)
+wide_graph.add_node(part)
+wide_graph.add_conditional_edges(START, fan, ["part"])
+wide = na.Agent(wide_graph.compile(name="wide"))
+number = 5
+'''
+
+# The console script, without the working folder on the path as `python -m` would put it there.
+COMMAND = [sys.executable, "-P", "-c", "from notebook_agents.cli import main; main()"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with agents, a key of its own and no journal yet."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "agents.py").write_text(AGENTS)
+    os.mkfifo(folder / "gate")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("NOTEBOOK_AGENTS_HOME", raising=False)
+    monkeypatch.delenv("NOTEBOOK_AGENTS_KEY", raising=False)
+    return folder
+
+
+def cli(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *words], capture_output=True, text=True, input=given, timeout=60
+    )
+
+
+def inside(*words: str) -> Result:
+    """Run a command that drives nothing in this process: no other Python has to start."""
+    return CliRunner().invoke(app, words)
+
+
+def threads() -> dict[str, dict[str, Any]]:
+    """Return what `list --json` says, by thread."""
+    return {info["thread"]: info for info in json.loads(inside("list", "--json").stdout)}
+
+
+class Driving:
+    """A command that runs until it is stopped."""
+
+    def __init__(self, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.said = ""
+
+    def until(self, line: str) -> None:
+        """Wait until the command says a line on stderr."""
+        assert self.process.stderr is not None
+        for said in self.process.stderr:
+            self.said += said
+            if said.strip() == line:
+                return
+        raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
+
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal; return the exit code and what was said after it."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def drive() -> Iterator[type[Driving]]:
+    """Start commands, and leave none behind."""
+    started: list[Driving] = []
+
+    class Kept(Driving):
+        def __init__(self, *words: str) -> None:
+            super().__init__(*words)
+            started.append(self)
+
+    yield Kept
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(app.commands))
+def test_every_command_says_what_it_does_and_shows_an_example(name: str) -> None:
+    """The first line of help is one short sentence, and there is a command to copy."""
+    lines = inside(name, "--help").stdout.splitlines()
+    assert re.fullmatch(r"  [A-Z].{10,60}\.", lines[2])
+    example = next(
+        number for number, line in enumerate(lines) if line.strip().startswith("Example")
+    )
+    assert lines[example + 1].startswith(f"    notebook-agents {name} ") or name == "doctor"
+    assert "--json" in app.commands[name].params[-1].opts or name in {"demo", "run"}
+
+
+def test_the_help_lists_every_command_on_one_line_and_the_exit_codes() -> None:
+    """The first page fits a terminal: no sentence is cut off."""
+    said = inside("--help").stdout
+    assert "..." not in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    for code in (0, 1, 2, 3, 4, 5, 6, 130, 143):
+        assert re.search(rf"\b{code}  \w", said)
+
+
+@pytest.mark.parametrize(
+    ("command", "made"),
+    [
+        ("show", data.run_data),
+        ("list", data.thread_data),
+        ("doctor", data.check_data),
+    ],
+)
+def test_the_help_documents_every_key_of_the_json(command: str, made: Any, here: Path) -> None:
+    """What `--json` writes is what its help says."""
+    cli("run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "t")
+    words = [command, "t", "--json"] if command == "show" else [command, "--json"]
+    written = json.loads(inside(*words).stdout)
+    documented = set(re.findall(r"\w+", inside(command, "--help").stdout))
+    keys: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, list):
+            for one in value:
+                collect(one)
+        elif isinstance(value, dict):
+            keys.update(value)
+            for name, one in value.items():
+                if name != "value":
+                    collect(one)
+
+    collect(written)
+    assert keys <= documented
+    assert made.__name__ in dir(data)
+
+
+def test_the_examples_of_the_help_work(here: Path) -> None:
+    """Every example can be copied: it runs and exits with 0."""
+    (here / "mypackage").mkdir()
+    (here / "mypackage" / "__init__.py").touch()
+    (here / "mypackage" / "agents.py").write_text(AGENTS)
+    (here / "question.json").write_text('{"question": "?"}')
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "source": "1 + 1"}
+    cell["execution_count"] = None
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (here / "analysis.ipynb").write_text(json.dumps(notebook))
+    thread = ("--thread", "audit-calm-river-3f9a", "--new")
+    for _ in range(2):
+        assert cli("run", "agents.py:research", "--input", "{}", *thread).returncode in (0, 2)
+        assert cli("run", "agents.py:research", "--input", '{"n": 1}', *thread).returncode == 0
+    for name in sorted(app.commands):
+        if name == "demo":
+            continue  # has tests of its own
+        for line in inside(name, "--help").stdout.splitlines():
+            if line.startswith("    notebook-agents "):
+                done = cli(*shlex.split(line)[1:])
+                assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def test_help_and_list_load_nothing_that_they_do_not_use(here: Path) -> None:
+    """Help is quick, and a list never waits for LangGraph or DuckDB."""
+    cli("run", "agents.py:research", "--input", '{"question": "?"}')
+    code = (
+        "import sys; from click.testing import CliRunner; from notebook_agents.cli.app import app\n"
+        "for words in (['--help'], ['list', '--json']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 0\n"
+        "    print(sorted({'rich', 'sqlite3', 'duckdb', 'langgraph', 'dill'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "['sqlite3']"], done.stderr
+
+
+# -- run, resume, show, list -----------------------------------------------------------------------
+
+
+def test_run_shows_steps_as_they_come_and_the_timeline_at_the_end(here: Path) -> None:
+    """Progress is on stderr, line by line; stdout has the result only."""
+    done = (
+        cli("run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
+        if ((here / "free").touch()) is None
+        else None
+    )
+    assert done is not None
+    assert done.returncode == 0
+    said = [line.partition(" · ")[0] for line in done.stderr.splitlines()]
+    assert said == [
+        "run 1 of thread t",
+        "▸ first",
+        "▸   note",
+        "✓   note",
+        "✓ first",
+        "▸ second",
+        "▸   note",
+        "✓   note",
+        "✓ second",
+    ]
+    assert done.stdout.startswith("slow · thread t · run 1 · ✓ succeeded\n")
+    assert "{'question': '?', 'done': ['first', 'second']}" in done.stdout
+
+
+@pytest.mark.parametrize("given", ["argument", "file", "stdin"])
+def test_input_comes_as_an_argument_a_file_or_stdin(given: str, here: Path) -> None:
+    """Each way to give the input reaches the graph."""
+    text = '{"question": "é?"}'
+    (here / "input.json").write_text(text)
+    word = {"argument": text, "file": "@input.json", "stdin": "-"}[given]
+    done = cli("run", "agents:research", "--input", word, "--json", given=text)
+    assert json.loads(done.stdout)["value"]["question"] == "é?"
+
+
+def test_a_graph_is_run_under_its_own_name(here: Path) -> None:
+    """A plain graph needs no Agent around it, and can be resumed like one."""
+    done = cli("run", "agents.py:quick", "--input", '{"question": "?"}', "--json")
+    assert json.loads(done.stdout)["agent"] == "quick"
+
+
+def test_json_of_a_run_is_the_json_of_show(here: Path) -> None:
+    """Programs read a run in one form."""
+    ran = cli(
+        "run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "t", "--json"
+    )
+    shown = inside("show", "t", "--json")
+    assert json.loads(ran.stdout) == json.loads(shown.stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z", json.loads(ran.stdout)["started"])
+
+
+def test_a_finished_run_with_the_same_key_is_not_run_again(here: Path) -> None:
+    """The stored answer is given, and said to be stored."""
+    words = (
+        "run",
+        "agents.py:research",
+        "--input",
+        '{"question": "?"}',
+        "--thread",
+        "t",
+        "--key",
+        "k",
+    )
+    cli(*words)
+    again = json.loads(cli(*words, "--json").stdout)
+    assert again["stored"]
+    assert (here / "ledger").read_text() == "first\n"
+    assert json.loads(cli(*words, "--new", "--json").stdout)["run"] == 2
+
+
+def test_a_failed_run_shows_the_nodes_traceback_and_how_to_go_on(here: Path) -> None:
+    """Exit 1: the frames are the user's, the last line is ours, and resume ends the run."""
+    done = cli("run", "agents.py:failing", "--input", '{"question": "?"}', "--thread", "t")
+    assert done.returncode == 1
+    *_, error, task, ours = done.stderr.splitlines()
+    assert error == "ValueError: no [bold]report[/bold]"
+    assert task.startswith("During task with name 'fail'")
+    assert "File " in done.stderr
+    assert set(re.findall(r'File "(.*?)"', done.stderr)) == {str(here / "agents.py")}
+    assert ours.endswith("or resume it with: notebook-agents resume t")
+    (here / "mended").touch()
+    resumed = cli("resume", "t", "--json")
+    assert resumed.returncode == 0
+    assert json.loads(resumed.stdout)["steps_replayed"] == 1
+    assert (here / "ledger").read_text() == "first\n"
+
+
+def test_a_failed_run_with_json_is_an_error_object(here: Path) -> None:
+    """A program reads the exception's type and our sentence in the last line of stderr."""
+    done = cli("run", "agents.py:failing", "--input", '{"question": "?"}', "--json")
+    told = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (told["type"], told["exit_code"], done.returncode) == ("ValueError", 1, 1)
+    assert "notebook-agents resume failing-" in told["message"]
+
+
+def test_a_run_that_waits_exits_with_3(here: Path) -> None:
+    """A graph that asks a person is no failure, and says how it is answered."""
+    done = cli("run", "agents.py:asking", "--input", '{"question": "?"}', "--thread", "t")
+    assert done.returncode == 3
+    assert "agent.run(Command(resume=…), thread='t')" in done.stdout
+
+
+def test_resume_without_a_thread_takes_the_newest_that_can_be_resumed(here: Path) -> None:
+    """One word goes on where things stopped; a second one finds nothing to do."""
+    cli("run", "agents.py:failing", "--input", '{"question": "?"}', "--thread", "t")
+    cli("run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "done")
+    (here / "mended").touch()
+    assert json.loads(cli("resume", "--json").stdout)["thread"] == "t"
+    assert cli("resume").returncode == 2
+
+
+def test_a_file_elsewhere_is_resumed_as_the_message_says(here: Path, tmp_path: Path) -> None:
+    """The command that a message gives works where it is read."""
+    elsewhere = tmp_path / "a folder"
+    elsewhere.mkdir()
+    (here / "agents.py").rename(elsewhere / "agents.py")
+    target = f"{elsewhere}/agents.py:failing"
+    done = cli("run", target, "--input", '{"question": "?"}', "--thread", "t")
+    command = done.stderr.rpartition("resume it with: ")[2].strip()
+    assert command == f"PYTHONPATH='{elsewhere}' notebook-agents resume t"
+    (elsewhere / "mended").touch()
+    bin_ = here / "bin"
+    bin_.mkdir()
+    script = bin_ / "notebook-agents"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+    script.chmod(0o755)
+    path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(command, shell=True, env=os.environ | {"PATH": path}, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_list_shows_every_thread_and_unfinished_only_what_can_be_resumed(here: Path) -> None:
+    """A line a thread: name, agent, status, steps, age."""
+    cli("run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "good")
+    cli("run", "agents.py:failing", "--input", '{"question": "?"}', "--thread", "bad")
+    lines = inside("list").stdout.splitlines()
+    assert lines[0].split() == ["thread", "agent", "status", "steps", "age", "notebook"]
+    assert [line.split()[:5] for line in lines[1:]] == [
+        ["bad", "failing", "✗", "failed", "2"],
+        ["good", "research", "✓", "succeeded", "2"],
+    ]
+    assert inside("list", "--unfinished").stdout.splitlines()[1:] == lines[1:2]
+    cli("run", "agents.py:research", "--input", '{"question": "?"}', "--journal", "other")
+    assert inside("list", "--unfinished", "--journal", "other").stdout == "nothing to resume\n"
+
+
+def test_show_says_why_a_step_ran_again(here: Path) -> None:
+    """The timeline of an older run can be read without running anything."""
+    cli("run", "agents.py:failing", "--input", '{"question": "?"}', "--thread", "t")
+    assert "next: fix the cause" in inside("show", "t").stdout
+    assert "\n  notebook-agents resume t\n" in inside("show", "t").stdout
+    (here / "mended").touch()
+    cli("resume", "t")
+    shown = inside("show", "t", "--run", "1").stdout
+    assert "failed in process 1: ValueError: no [bold]report[/bold]; run again" in shown
+    assert "{'question': '?', 'done': ['first', 'mended']}" in shown
+
+
+def test_an_agent_with_a_journal_of_its_own_is_not_moved(here: Path) -> None:
+    """`--journal` that an agent would not follow is refused, not ignored."""
+    with (here / "agents.py").open("a") as file:
+        file.write("own = na.Agent(quick, journal=na.Journal.open('own'))\n")
+    assert cli("run", "agents.py:own", "--input", '{"n": 1}', "--journal", "own").returncode == 0
+    done = cli("run", "agents.py:own", "--input", '{"n": 1}', "--journal", "other")
+    assert done.returncode == 2
+    assert "leave --journal out" in done.stderr
+
+
+def test_a_notebook_is_run_and_saved_beside_itself(here: Path) -> None:
+    """Cells are told as they come; stdout has the path of the notebook with outputs."""
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "source": "20 + 22"}
+    cell["execution_count"] = None
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (here / "some.ipynb").write_text(json.dumps(notebook))
+    done = cli("run", "some.ipynb")
+    assert done.stdout == f"{here / 'some.executed.ipynb'}\n"
+    assert done.stderr.startswith("▸ cell 1/1 20 + 22\n✓ cell 1/1 20 + 22 · ")
+    assert json.loads(cli("run", "some.ipynb", "--json").stdout)["cells"] == 1
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "nope"], "`notebook-agents list` shows"),
+        (["show", "t", "--run", "9"], "its newest run is 1"),
+        (["resume", "nope"], "there is no thread 'nope'"),
+        (["list", "--journal", "nowhere"], "run an agent there to make one"),
+        (["run", "agents.py:nope"], "it could be "),
+        (["run", "agents.py:number"], "was given a builtins.int"),
+        (["run", "nope.py:x"], "there is no file nope.py"),
+        (["run", "nomodule:x"], "there is no module 'nomodule'"),
+        (["run", "nopackage.sub:x"], "there is no module 'nopackage.sub'"),
+        (["run", "agents"], "write module:agent"),
+        (["run", "json.py:x"], "give the file another name"),
+        (["run", "agents.py:research", "--input", "{"], "is not JSON"),
+        (["run", "agents.py:research", "--input", "@none.json"], "cannot be read"),
+        (["run", "agents.py:research", "--input", '{"n": 2}', "--thread", "t"], "belongs to agent"),
+        (["run", "agents.py:failing", "--input", "5"], "input"),
+        (["run", "agents.py:failing", "--out", "x"], "--out means nothing for an agent"),
+        (["run", "none.ipynb"], "there is no notebook"),
+        (["run", "none.ipynb", "--thread", "t"], "--thread means nothing for a notebook"),
+        (["demo", "--env", "none"], "is no Python and no environment"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_to_do(
+    words: list[str], said: str, here: Path
+) -> None:
+    """One sentence, no traceback; with --json the same sentence in an object."""
+    cli("run", "agents.py:quick", "--input", '{"n": 1}', "--thread", "t")
+    (here / "json.py").touch()
+    done = cli(*words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if words[0] not in {"nonsense"}:
+        told = json.loads(cli(*words, "--json").stderr.splitlines()[-1])["error"]
+        assert told["exit_code"] == 2
+        assert said in told["message"]
+
+
+@pytest.mark.parametrize("command", ["list", "show", "resume"])
+def test_reading_makes_no_journal(command: str, here: Path) -> None:
+    """A command that only reads never leaves a journal behind."""
+    done = inside(command, *(["t"] if command != "list" else []))
+    assert done.exit_code == 2
+    assert "there is no journal here" in done.stderr
+    assert not (here / ".notebook_agents").exists()
+
+
+def test_a_file_that_is_no_journal_exits_with_6(here: Path) -> None:
+    """A foreign file is named, and left as it is."""
+    (here / "junk").mkdir()
+    (here / "junk" / "queue.sqlite").write_text("hello" * 100)
+    done = inside("list", "--journal", "junk")
+    assert done.exit_code == 6
+    assert "is no journal" in done.stderr
+    assert (here / "junk" / "queue.sqlite").read_text() == "hello" * 100
+
+
+def test_a_missing_key_exits_with_6(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its key a journal's runs are not shown half."""
+    cli("run", "agents.py:research", "--input", '{"n": 1}', "--thread", "t")
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "elsewhere"))
+    done = inside("show", "t")
+    assert done.exit_code == 6
+    assert "put the key file back" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "error"), [("import nosuch", "ModuleNotFoundError"), ("def", "SyntaxError")]
+)
+def test_a_module_that_does_not_import_shows_its_own_error(
+    source: str, error: str, here: Path
+) -> None:
+    """The user's module is at fault: its frames are shown, and none of the import system's."""
+    (here / "broken.py").write_text(source)
+    done = cli("run", "broken.py:agent")
+    assert done.returncode == 1
+    assert error in done.stderr
+    assert set(re.findall(r'File "(.*?)"', done.stderr)) == {str(here / "broken.py")}
+    assert done.stderr.splitlines()[-1].startswith("notebook-agents: broken.py cannot be imported")
+
+
+# -- exits -----------------------------------------------------------------------------------------
+
+
+def every_error(
+    base: type[errors.NotebookAgentsError],
+) -> Iterator[type[errors.NotebookAgentsError]]:
+    """Yield an error class of the errors module and all below it."""
+    if base.__module__ == errors.__name__:
+        yield base
+        for kind in base.__subclasses__():
+            yield from every_error(kind)
+
+
+@pytest.mark.parametrize("kind", list(every_error(errors.NotebookAgentsError)))
+def test_every_error_exits_with_its_own_code(kind: type[errors.NotebookAgentsError]) -> None:
+    """The code stands at the error, and nowhere else."""
+
+    @click.group(cls=App)
+    def group() -> None: ...
+
+    @group.command()
+    def fail() -> None:
+        raise kind("it went wrong: mend it")
+
+    done = CliRunner().invoke(group, ["fail"])
+    assert done.exit_code == kind.exit_code
+    assert done.stderr == "notebook-agents: it went wrong: mend it\n"
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_every_status_that_a_command_can_end_in_has_a_code(status: RunStatus) -> None:
+    """No status is without an exit code, and only success is 0."""
+    if status in (RunStatus.PENDING, RunStatus.RUNNING):
+        return
+    assert (exits.STATUS_CODES[status] == 0) == (status is RunStatus.SUCCEEDED)
+
+
+def test_a_bug_of_ours_passes_with_its_traceback() -> None:
+    """What nobody raised on purpose is not turned into a sentence."""
+
+    @click.group(cls=App)
+    def group() -> None: ...
+
+    @group.command()
+    def fail() -> None:
+        raise KeyError("bug")
+
+    done = CliRunner().invoke(group, ["fail"])
+    assert isinstance(done.exception, KeyError)
+    assert done.stderr == ""
+
+
+def test_an_error_is_ours_where_our_code_raised_it() -> None:
+    """Whose error it was is told by the frame that raised it."""
+    with pytest.raises(AttributeError) as ours:
+        data.iso("no moment")  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError) as theirs:
+        _ = 1 / 0
+    assert raised_by_us(ours.value)
+    assert not raised_by_us(theirs.value)
+
+
+def test_a_traceback_keeps_the_cause_and_drops_our_frames() -> None:
+    """A chained error is shown whole, from the user's frames on."""
+
+    def node() -> None:
+        try:
+            data.iso("no moment")  # type: ignore[arg-type]
+        except AttributeError as error:
+            raise UserCodeError("second") from error
+
+    with pytest.raises(UserCodeError) as raised:
+        node()
+    text = short_traceback(raised.value)
+    assert text.index("AttributeError") < text.index("second")
+    assert "direct cause" in text
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")],
+)
+def test_a_signal_leaves_a_run_that_can_be_resumed(
+    number: signal.Signals, code: int, name: str, here: Path, drive: type[Driving]
+) -> None:
+    """One line says how to go on; what had returned is not done again."""
+    words = ("agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
+    run = drive("run", *words)
+    run.until("▸ second")
+    assert run.stop(number) == (
+        code,
+        f"notebook-agents: stopped by {name}: thread t can be resumed with: "
+        "notebook-agents resume t\n",
+    )
+    assert threads()["t"]["status"] == "orphaned"
+    (here / "free").touch()
+    done = cli("resume", "t")
+    assert done.returncode == 0
+    assert "in doubt: started by process 1, never returned" in done.stdout
+    assert (here / "ledger").read_text() == "first\nsecond\n"
+
+
+def test_a_signal_while_resuming_leaves_it_resumable_again(
+    here: Path, drive: type[Driving]
+) -> None:
+    """A resume can be stopped like a run, and its run command goes on with it too."""
+    words = ("agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
+    run = drive("run", *words)
+    run.until("▸ second")
+    run.stop(signal.SIGTERM)
+    resume = drive("resume")
+    resume.until("▸ second")
+    assert resume.stop(signal.SIGINT)[0] == 130
+    (here / "free").touch()
+    again = json.loads(cli("run", *words, "--json").stdout)
+    assert (again["sessions"], again["status"]) == (3, "succeeded")
+    assert (here / "ledger").read_text() == "first\nsecond\n"
+
+
+def test_a_second_signal_ends_a_fan_out_at_once(here: Path, drive: type[Driving]) -> None:
+    """Worker threads that do not return cannot keep the command; no step is lost."""
+    run = drive("run", "agents.py:wide", "--input", '{"n": 40}', "--thread", "t")
+    run.until("▸ part")
+    run.process.send_signal(signal.SIGTERM)
+    code, said = run.stop(signal.SIGTERM)
+    assert code == 143
+    assert said.splitlines()[-1].endswith("notebook-agents resume t")
+    (here / "free").touch()
+    assert cli("resume", "t").returncode == 0
+    assert sorted(map(int, (here / "ledger").read_text().split())) == list(range(40))
+
+
+STOP = """
+import signal, sys, threading
+from notebook_agents.cli.signals import Stopped, stoppable
+from notebook_agents.runtime.events import StepEvent, tell
+
+def event(step, what):
+    tell(StepEvent(thread="t", run=1, step=step, name=step, parent=None, attempt=1, what=what))
+
+ready, stopped = threading.Barrier(3), threading.Event()
+
+def work(name):
+    event(name, "intended")
+    ready.wait()
+    stopped.wait()
+    event(name, "returned")
+    print("began another", flush=True)
+
+workers = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+with stoppable(lambda: "go on", lambda stop: print(stop, flush=True)):
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        stopped.set()
+        for worker in workers:
+            worker.join()
+"""
+
+
+def test_after_a_signal_running_steps_return_and_no_other_begins() -> None:
+    """A worker whose step has returned is held; with the last one the process ends."""
+    done = subprocess.run([sys.executable, "-c", STOP], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (130, "stopped by Ctrl-C: go on\n"), done.stderr
+
+
+def test_a_thread_that_another_process_drives_exits_with_5(
+    here: Path, drive: type[Driving]
+) -> None:
+    """The process that holds it is named, and not disturbed."""
+    run = drive("run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
+    run.until("▸ second")
+    done = cli("resume", "t")
+    assert done.returncode == 5
+    assert str(run.process.pid) in done.stderr
+    assert threads()["t"]["status"] == "running"
+    assert threads()["t"]["driver"]["pid"] == run.process.pid
+    assert run.stop(signal.SIGINT)[0] == 130
+
+
+def test_a_step_in_doubt_exits_with_4(here: Path, drive: type[Driving]) -> None:
+    """An at-most-once step that was cut off is asked about, with its key."""
+    run = drive("run", "agents.py:paying", "--input", '{"question": "?"}', "--thread", "t")
+    run.until("▸   charge")
+    run.process.kill()
+    run.process.communicate()
+    (here / "free").touch()
+    done = cli("resume", "t")
+    assert done.returncode == 4
+    assert "its idempotency key is na-" in done.stdout
+    assert threads()["t"]["status"] == "in_doubt"
+
+
+def test_on_a_terminal_the_view_is_live_and_leaves_the_result_only(here: Path) -> None:
+    """A terminal sees steps while they run; stdout in a pipe is what it is without one."""
+    (here / "free").touch()
+    master, terminal = pty.openpty()
+    words = ["run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t"]
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=terminal, text=True
+    )
+    os.close(terminal)
+    seen = b""
+    try:
+        while block := os.read(master, 4096):
+            seen += block
+    except OSError:
+        pass  # Linux's way to say that the other side has closed it
+    os.close(master)
+    assert process.stdout is not None
+    out = process.communicate()[0]
+    assert process.returncode == 0
+    assert b"thread t" in seen
+    assert b"\x1b[?25h" in seen  # the cursor is back
+    assert out.startswith("slow · thread t · run 1 · ✓ succeeded\n")
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def found(name: str, journal: str | None = None) -> Check:
+    """Return one of the doctor's checks."""
+    return next(check for check in examine(journal) if check.name == name)
+
+
+def test_a_healthy_installation_needs_nothing(here: Path) -> None:
+    """Without a journal and with one, all is well: exit 0, one line a check."""
+    assert inside("doctor").exit_code == 0
+    assert "the first run here makes" in found("journal").found
+    assert not (here / ".notebook_agents").exists()
+    cli("run", "agents.py:research", "--input", '{"n": 1}')
+    done = inside("doctor")
+    assert done.exit_code == 0
+    assert all(line.startswith(("✓", "!")) for line in done.stdout.splitlines())
+    assert "1 threads, 0 unfinished" in found("journal").found
+    assert found("seal").found == "the key here opens it"
+
+
+def test_doctor_looks_into_duckdb_too(here: Path) -> None:
+    """Damage of the history is found before somebody needs it."""
+    from notebook_agents.journal import Journal
+
+    cli("run", "agents.py:research", "--input", '{"n": 1}')
+    with Journal.open() as journal:
+        journal.ingest()
+    assert found("history").level is Level.OK
+    (here / ".notebook_agents" / "journal.1.duckdb").write_bytes(b"x" * 20_000)
+    assert found("history").level is Level.BAD
+    assert inside("doctor").exit_code == 1
+
+
+def test_a_key_that_others_can_read_has_to_be_mended(here: Path, tmp_path: Path) -> None:
+    """The remedy is a command; nothing is changed by looking."""
+    cli("run", "agents.py:research", "--input", '{"n": 1}')
+    key = tmp_path / "data" / "notebook_agents" / "keys.json"
+    key.chmod(0o644)
+    assert found("key").level is Level.BAD
+    assert found("key").remedy.startswith(f"chmod 600 {key}")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o644
+    assert inside("doctor").exit_code == 1
+
+
+def test_a_journal_without_its_key_has_to_be_mended(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong key is found before a run fails over it."""
+    cli("run", "agents.py:research", "--input", '{"n": 1}')
+    monkeypatch.setenv("NOTEBOOK_AGENTS_KEY", "ab" * 32)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(here))
+    assert found("seal").level is Level.BAD
+
+
+@pytest.mark.parametrize("name", ["Dropbox", "OneDrive - Company", "Mobile Documents"])
+def test_a_synced_folder_is_warned_about(name: str, here: Path) -> None:
+    """A sync client that copies half a transaction is no fault yet: a warning, exit 0."""
+    home = here / name / "project"
+    home.mkdir(parents=True)
+    cli("run", "agents.py:research", "--input", '{"n": 1}', "--journal", str(home))
+    assert found("synced folder", str(home)).level is Level.WARNING
+    assert inside("doctor", "--journal", str(home)).exit_code == 0
+
+
+def test_a_journal_that_was_named_and_is_not_there_has_to_be_mended(here: Path) -> None:
+    """Who names a journal expects one."""
+    assert found("journal", "nowhere").level is Level.BAD
+    done = inside("doctor", "--journal", "nowhere", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["ok"] is False
