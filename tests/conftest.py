@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from crash.processes import fork
+from support.checks import AGENTS, add, chain
 
 import notebook_agents as na
 
@@ -43,6 +44,20 @@ def journal(home: Path) -> Iterator[na.Journal]:
     """Open a fresh journal at `home`."""
     with na.Journal.open(home) as opened:
         yield opened
+
+
+@pytest.fixture
+def done(journal: na.Journal) -> na.Run:
+    """Finish a run of agent `counter` on thread `t`, in the journal at `home`."""
+    return na.Agent(chain(add), "counter", journal).run({"n": 1}, thread="t")
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Path:
+    """Write a module of agents, for the command line."""
+    path = tmp_path / "agents.py"
+    path.write_text(AGENTS)
+    return path
 
 
 @dataclass(frozen=True)

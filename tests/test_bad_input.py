@@ -17,7 +17,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
-from support.checks import State, add, ask, chain, refused, says, told
+from support.checks import State, add, ask, chain, refused, says, standing, told
 
 import notebook_agents as na
 from notebook_agents import errors
@@ -26,20 +26,6 @@ from notebook_agents.runtime.view import run_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@pytest.fixture
-def done(journal: na.Journal) -> na.Run:
-    """A finished run of agent `counter` on thread `t`, in the journal at `home`."""
-    return na.Agent(chain(add), "counter", journal).run({"n": 1}, thread="t")
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Path:
-    """A module of agents, for the command line."""
-    path = tmp_path / "agents.py"
-    path.write_text(AGENTS)
-    return path
 
 
 # -- errors themselves -------------------------------------------------------------------------
@@ -56,15 +42,11 @@ def _classes() -> list[type[BaseException]]:
 @pytest.mark.parametrize("error", _classes(), ids=lambda error: error.__name__)
 def test_errors_survive_pickling(error):
     """What one process raises another can read, with everything it says."""
-    made = error(*["a thread", "a step", "its name", "its key"][: 4 if error is na_doubt() else 1])
+    said = ["a thread", "a step", "its name", "its key"]
+    made = error(*said[: 4 if error is errors.StepInDoubt else 1])
     again = pickle.loads(pickle.dumps(made))
     assert (type(again), str(again), again.args) == (type(made), str(made), made.args)
     assert again.__dict__ == made.__dict__
-
-
-def na_doubt() -> type[BaseException]:
-    """Return the one error that is no NotebookAgentsError."""
-    return errors.StepInDoubt
 
 
 def test_every_exit_code_is_one_that_is_documented():
@@ -85,9 +67,9 @@ def test_every_exit_code_is_one_that_is_documented():
 def test_unknown_thread(home, journal, done):
     """A thread that is not there is named, wherever it is asked for."""
     agent = na.Agent(chain(add), "counter", journal)
-    for ask in (journal.thread, agent.resume, lambda name: na.resume(name, journal=journal)):
+    for call in (journal.thread, agent.resume, lambda name: na.resume(name, journal=journal)):
         with refused(home, errors.UnknownThreadError, "'nope'", home, "list"):
-            ask("nope")
+            call("nope")
 
 
 def test_unknown_thread_on_the_command_line(cli, home, done):
@@ -121,9 +103,9 @@ def test_thread_of_a_plain_graph(home, journal):
 def test_agent_name_that_is_not_the_threads(home, journal, done):
     """A thread belongs to the agent that made it; both names are said."""
     other = na.Agent(chain(add), "other", journal)
-    for ask in (lambda: other.run({"n": 1}, thread="t"), lambda: other.resume("t")):
+    for call in (lambda: other.run({"n": 1}, thread="t"), lambda: other.resume("t")):
         with refused(home, errors.WrongAgentError, "'t'", "'counter'", "'other'"):
-            ask()
+            call()
 
 
 def test_agent_name_on_the_command_line(cli, home, agents):
@@ -202,7 +184,7 @@ def test_bad_input_makes_no_thread(home, journal, done, given):
         agent.run(given, thread="fresh")
 
 
-def test_answer_that_nobodyasked_for(home, journal, done):
+def test_answer_that_nobody_asked_for(home, journal, done):
     """An answer to a thread that does not wait is refused."""
     agent = na.Agent(chain(add), "counter", journal)
     for thread in ("t", "fresh"):
@@ -217,9 +199,8 @@ def test_input_that_cannot_be_kept(home, journal, done):
         agent.run({"n": 1, "at": threading.Lock()}, thread="t")
 
 
-def test_pydantic_state_checks_its_input(home, journal, done, python):
+def test_pydantic_state_checks_its_input(home, journal, done):
     """An input that does not validate is said in one sentence, and no run comes of it."""
-    from pydantic import BaseModel
 
     class Checked(BaseModel):
         n: int
@@ -395,14 +376,14 @@ def test_closed_journal(home, journal, done):
     before = standing(home)
     agent = na.Agent(chain(add), "counter", journal)
     journal.close()
-    for ask in (
+    for call in (
         journal.threads,
         lambda: journal.thread("t"),
         lambda: agent.run({"n": 5}, thread="t"),
         lambda: na.resume("t", journal=journal),
     ):
         with pytest.raises(errors.NotDurableError) as caught:
-            ask()
+            call()
         says(caught.value, home, "open")
     assert standing(home) == before
 

@@ -1,4 +1,4 @@
-"""A journal that is not there, is something else, is newer, locked or altered: said, not guessed."""
+"""A journal that is missing, newer, locked or altered, or something else: said, not guessed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from support.checks import AGENTS, State, add, ask, chain, says, told
+from support.checks import State, add, ask, chain, says, told
 
 import notebook_agents as na
 from notebook_agents import errors
@@ -21,20 +21,6 @@ from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@pytest.fixture
-def done(journal: na.Journal) -> na.Run:
-    """A finished run of agent `counter` on thread `t`, in the journal at `home`."""
-    return na.Agent(chain(add), "counter", journal).run({"n": 1}, thread="t")
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Path:
-    """A module of agents, for the command line."""
-    path = tmp_path / "agents.py"
-    path.write_text(AGENTS)
-    return path
 
 
 # -- no journal, or something else -------------------------------------------------------------
@@ -46,14 +32,14 @@ def test_no_journal_here(tmp_path, monkeypatch, cli):
     empty.mkdir()
     monkeypatch.chdir(empty)
     monkeypatch.delenv("NOTEBOOK_AGENTS_HOME")
-    for ask in (
+    for call in (
         lambda: na.Journal.open(create=False),
         na.unfinished,
         na.resume,
         lambda: na.resume("t"),
     ):
         with pytest.raises(errors.NoJournalError) as caught:
-            ask()
+            call()
         says(caught.value, empty, "run an agent", "NOTEBOOK_AGENTS_HOME")
     for command in (["list"], ["show", "t"], ["resume"], ["resume", "t"]):
         told(cli(*command, cwd=empty), 2, empty, "--journal")
@@ -212,13 +198,13 @@ def test_wrong_or_missing_key(home, journal, done, tmp_path, monkeypatch, cli, k
         with na.Journal.open(home) as locked:
             assert [info.thread for info in locked.threads()] == ["t"]
             agent = na.Agent(chain(add), "counter", locked)
-            for ask in (
+            for call in (
                 lambda: na.Run(locked, "t", 1).value,
                 lambda: agent.run({"n": 1}, thread="t"),
                 lambda: agent.run({"n": 1}, thread="new"),
             ):
                 with pytest.raises(errors.KeyMissingError) as caught:
-                    ask()
+                    call()
                 says(caught.value, "NOTEBOOK_AGENTS_KEY", "put the key file")
             assert [info.thread for info in locked.threads()] == ["t"]
         told(cli("show", "t", "--journal", str(home)), 6, "NOTEBOOK_AGENTS_KEY")
@@ -241,11 +227,11 @@ def test_key_that_is_none(home, journal, done, monkeypatch, cli):
 # -- altered records ---------------------------------------------------------------------------
 
 
+@dataclass
 class Trap:
     """Makes a file when it is unpickled."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _spring, (str(self.path),)
@@ -254,6 +240,10 @@ class Trap:
 def _spring(path: str) -> str:
     Path(path).touch()
     return path
+
+
+def _agent(node: Callable[[State], Any], journal: na.Journal) -> na.Agent:
+    return na.Agent(chain(node, ask), "trapped", journal, allow=[Trap])
 
 
 def _rows(home: Path) -> list[tuple[int, bytes]]:
@@ -280,7 +270,7 @@ def trapped(home: Path, tmp_path: Path) -> tuple[Path, Path]:
         return {"n": 1}
 
     with na.Journal.open(home) as journal:
-        na.Agent(chain(node, ask), "trapped", journal).run({"n": 1}, thread="t")
+        _agent(node, journal).run({"n": 1}, thread="t")
     sprung.unlink(missing_ok=True)
     return home, sprung
 
@@ -296,9 +286,6 @@ def test_flipped_bit_in_a_payload(trapped):
             journal.payload(seq)
         says(caught.value, f"record {seq}", "'t'")
         _set(home, seq, "payload", payload)
-    with na.Journal.open(home) as journal:
-        agent = na.resume("t", journal=journal)
-        assert agent.status is RunStatus.WAITING
     assert not sprung.exists()
 
 
@@ -313,7 +300,7 @@ def test_resume_of_an_altered_record(home, tmp_path, dies, cli, kind):
 
     @na.step
     def die() -> None:
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def node(state: State) -> State:
         call()
@@ -325,7 +312,7 @@ def test_resume_of_an_altered_record(home, tmp_path, dies, cli, kind):
 
     def program() -> None:
         with na.Journal.open(home) as journal:
-            na.Agent(chain(node), "trapped", journal).run({"n": 1}, thread="t")
+            _agent(node, journal).run({"n": 1}, thread="t")
 
     dies(program)
     sprung.unlink(missing_ok=True)
@@ -336,7 +323,7 @@ def test_resume_of_an_altered_record(home, tmp_path, dies, cli, kind):
     flipped = bytes([*payload[:-1], payload[-1] ^ 1])
     _set(home, seq, "payload", flipped)
     with na.Journal.open(home) as journal:
-        agent = na.Agent(chain(node), "trapped", journal)
+        agent = _agent(node, journal)
         with pytest.raises(errors.SealError) as caught:
             agent.resume("t")
         says(caught.value, f"record {seq}", "'t'")
@@ -368,5 +355,3 @@ def test_record_of_another_journal(home, journal, done, tmp_path):
     with na.Journal.open(home) as again, pytest.raises(errors.SealError) as caught:
         again.payload(seq)
     says(caught.value, f"record {seq}")
-
-

@@ -36,7 +36,9 @@ class OnlySync(JournalSaver):
         self.delete_thread(thread_id)
 
 
-async def passed(kind: type[JournalSaver], home: Path, *, ingest: bool) -> dict[str, tuple[int, int]]:
+async def passed(
+    kind: type[JournalSaver], home: Path, *, ingest: bool
+) -> dict[str, tuple[int, int]]:
     """Return passed and failed checks by capability."""
     made = iter(range(100))
 
@@ -55,7 +57,8 @@ async def passed(kind: type[JournalSaver], home: Path, *, ingest: bool) -> dict[
 
     report = await validate(saver, capabilities=BASE)
     return {
-        name: (result.tests_passed, result.tests_failed) for name, result in report.results.items()
+        name: (result.tests_passed, result.tests_failed)
+        for name, result in report.results.items()
         if name in BASE
     }
 

@@ -46,9 +46,7 @@ def store(journal: Journal, value: Any) -> tuple[Record, list[Draft]]:
     """Store a value in a record of its own; return the record and the chunks it needed."""
     encoder = Encoder(CODEC, journal.chunks("t"), thread="t", scope="t", token=None)
     tree = encoder.placed(encoder.encode(value, "value"))
-    draft = Draft(
-        kind=Kind.SNAPSHOT, thread="t", scope="t", plain=pack(tree), refs=encoder.refs
-    )
+    draft = Draft(kind=Kind.SNAPSHOT, thread="t", scope="t", plain=pack(tree), refs=encoder.refs)
     journal.append([*encoder.new, draft], durable=False)
     return next(r for r in journal.select(thread="t") if r.seq == draft.seq), encoder.new
 

@@ -135,9 +135,11 @@ class Agent:
             InputError: The graph cannot take the input.
             Exception: What a node raised; the run is failed and can be resumed.
         """
-        plan = self._plan(input, thread, config, context, key, new=new)
-        if plan.session:
-            self._drive(plan).invoke(plan.given, plan.config or {}, plan.context)
+        with self.journal.reading():
+            plan = self._plan(input, thread, config, context, key, new=new)
+            drive = self._drive(plan)
+        if drive is not None:
+            drive.invoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
 
     async def arun(
@@ -151,9 +153,11 @@ class Agent:
         new: bool = False,
     ) -> Run:
         """Do as `run` on the running event loop."""
-        plan = self._plan(input, thread, config, context, key, new=new)
-        if plan.session:
-            await self._drive(plan).ainvoke(plan.given, plan.config or {}, plan.context)
+        with self.journal.reading():
+            plan = self._plan(input, thread, config, context, key, new=new)
+            drive = self._drive(plan)
+        if drive is not None:
+            await drive.ainvoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
 
     def resume(self, thread: str) -> Run:
@@ -166,10 +170,18 @@ class Agent:
         head = self.journal.head(thread)
         assert head is not None
         self._check_agent(head)
-        plan = self._resumed(head, self.first_record(head))
-        if plan.session:
-            self._drive(plan).invoke(plan.given, plan.config or {}, plan.context)
+        with self.journal.reading():
+            plan = self._resumed(head, self.first_record(head))
+            drive = self._drive(plan)
+        if drive is not None:
+            drive.invoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
+
+    def on(self, journal: Journal) -> Agent:
+        """Return this agent with its runs recorded in `journal`."""
+        if self._journal is journal:
+            return self
+        return Agent(self.graph, self.name, journal, allow=self.allow)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
@@ -320,7 +332,10 @@ class Agent:
             reference=_reference,
         )
 
-    def _drive(self, plan: Plan) -> Drive:
+    def _drive(self, plan: Plan) -> Drive | None:
+        """Take the thread; None where the plan is to give a stored answer."""
+        if not plan.session:
+            return None
         claim = Claim(
             agent=self.name, run=plan.number, session=plan.session, notebook=here().notebook
         )

@@ -99,7 +99,6 @@ class Drive:
         for chunk in encoder.new:
             chunk.token = None  # the claim's own token is given at the commit
         self.journal.append([*encoder.new, draft], durable=False)
-        self.journal.driving.add(self.thread)
 
     # -- running --------------------------------------------------------------------------------
 

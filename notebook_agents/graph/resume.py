@@ -60,9 +60,8 @@ def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
             f"thread {name!r} was written by a plain LangGraph graph and no agent: run that graph "
             "with a JournalSaver to go on"
         )
-    agent = live_agent(info.agent)
-    if agent is None or agent.journal is not journal:
-        agent = _with_journal(agent, journal) if agent is not None else _rebuilt(journal, info)
+    live = live_agent(info.agent)
+    agent = live.on(journal) if live is not None else _rebuilt(journal, info)
     return agent.resume(name)
 
 
@@ -80,10 +79,6 @@ def _newest(journal: Journal) -> str:
             "shows all threads"
         )
     return found[0].thread
-
-
-def _with_journal(agent: Agent, journal: Journal) -> Agent:
-    return Agent(agent.graph, agent.name, journal, allow=agent.allow)
 
 
 def _rebuilt(journal: Journal, info: ThreadInfo) -> Agent:

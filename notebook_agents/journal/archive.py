@@ -16,6 +16,7 @@ from notebook_agents import clock, faults
 from notebook_agents.errors import JournalBusyError, JournalDamagedError, JournalFormatError
 from notebook_agents.faults import Fault
 from notebook_agents.journal.locks import FileLock
+from notebook_agents.journal.queue import fsync_directory
 from notebook_agents.journal.records import FORMAT, Record, from_row
 from notebook_agents.journal.sql import query, schema
 
@@ -40,7 +41,9 @@ class Archive:
         self._exclusive = exclusive
         self._lock = FileLock(queue.home / "journal.lock")
         self.bursting = threading.RLock()
-        self._kept: duckdb.DuckDBPyConnection | None = None
+        self._kept: duckdb.DuckDBPyConnection | None = None  # in exclusive mode, for good
+        self._lent: duckdb.DuckDBPyConnection | None = None  # during a burst
+        self._lingering = 0
         self._pid = os.getpid()
         if exclusive:
             self._take_lock()
@@ -56,6 +59,20 @@ class Archive:
         return self._queue.home / f"journal.{self._queue.generation()}.duckdb"
 
     @contextmanager
+    def lingering(self) -> Iterator[None]:
+        """Let several bursts in the block share one opening; nothing is opened until the first."""
+        with self.bursting:
+            self._lingering += 1
+            try:
+                yield
+            finally:
+                self._lingering -= 1
+                if not self._lingering and self._lent is not None:
+                    self._lent.close()
+                    self._lent = None
+                    self._lock.release()
+
+    @contextmanager
     def burst(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the file, lend the connection, close it.
 
@@ -67,15 +84,15 @@ class Archive:
             if self._kept is not None:
                 yield self._kept
                 return
-            self._take_lock()
-            try:
-                connection = self._connect()
-                try:
-                    yield connection
-                finally:
-                    connection.close()
-            finally:
-                self._lock.release()
+            with self.lingering():
+                if self._lent is None:
+                    self._take_lock()
+                    try:
+                        self._lent = self._connect()
+                    except BaseException:
+                        self._lock.release()
+                        raise
+                yield self._lent
 
     def ingest(self) -> int:
         """Take what is in the queue; return the newest number that DuckDB has afterwards.
@@ -91,11 +108,20 @@ class Archive:
                 while batch := self._queue.batch(after=mark, limit=_BATCH):
                     mark = self._take(connection, batch)
             except BaseException:
-                if self._kept is not None:
-                    self._kept.close()
-                    self._kept = self._connect()
+                self._drop()
                 raise
+        fsync_directory(self._queue.home)  # DuckDB syncs its files, not their names
         return mark
+
+    def _drop(self) -> None:
+        """Let go of a connection that an error left in an unknown state."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = self._connect()
+        elif self._lent is not None:
+            self._lent.close()
+            self._lent = None
+            self._lock.release()
 
     @staticmethod
     def watermark(connection: duckdb.DuckDBPyConnection) -> int:
@@ -131,8 +157,9 @@ class Archive:
 
     def abandon(self) -> list[Any]:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
-        kept = [self._kept]
-        self._kept = None
+        kept = [self._kept, self._lent]
+        self._kept = self._lent = None
+        self._lingering = 0
         self.bursting = threading.RLock()
         self._lock = FileLock(self._queue.home / "journal.lock")
         return kept

@@ -250,7 +250,7 @@ def _make(home: Path) -> None:
             os.close(os.open(building, os.O_CREAT | os.O_WRONLY, 0o600))
             _fill(building, network=on_network(home))
             building.rename(path)
-            _fsync_directory(home)
+            fsync_directory(home)
     lock.close()
 
 
@@ -304,7 +304,8 @@ def _unreadable(path: Path, error: sqlite3.DatabaseError) -> Exception:
     )
 
 
-def _fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path) -> None:
+    """Have the names in a directory on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -35,6 +35,7 @@ from notebook_agents.sealing import DataKey, KeyRing, load_ring, wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from notebook_agents.model import ThreadInfo
@@ -218,6 +219,10 @@ class Journal:
             for record in records
         }
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Let the reads in the block share one burst, if they need one at all."""
+        return self._archive.lingering()
+
     def payload(self, seq: int) -> bytes:
         """Return one opened payload.
 
@@ -267,7 +272,9 @@ class Journal:
         if self._ring is None:
             self._ring = load_ring(create=other is None)
             if self._ring.created_at is not None:
-                sys.stderr.write(f"notebook-agents: made a master key, {self._ring.created_at}\n")
+                sys.stderr.write(
+                    f"notebook-agents: made a master key, {self._ring.created_at}; keep a copy\n"
+                )
         if wrapped is None:
             if not create:
                 raise KeyMissingError(

@@ -371,6 +371,7 @@ class Writer:
                 },
             )
             claim.token = 1 if row is None else Head(row).token + 1
+            self.driving.add(draft.thread)
 
     def _stale(self, head: Head) -> bool:
         """Whether a claim is this process's own, left behind by a run that was cut off."""
@@ -396,6 +397,8 @@ class Writer:
         for ticket in waiting:
             for draft in ticket.drafts:
                 draft.seq = 0
+                if draft.claim is not None:
+                    self.driving.discard(draft.thread)
             if not ticket.staged:
                 ticket.finish(_as_write_error(error, self._path))
         with self._lock:

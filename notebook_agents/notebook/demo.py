@@ -293,15 +293,16 @@ def _killer(place: _Place, lines: int) -> Iterator[Callable[[int], None]]:
 
 def _resume(notebook: Path, place: _Place, say: Callable[[str], None]) -> int:
     """Let a fresh kernel resume the run; return its process id."""
-    import nbformat
 
     def tell(pid: int) -> None:
         say(f"3. A fresh, empty kernel (pid {pid}) runs nothing but:")
         say(indent(RESUME, "     ", lambda line: line.strip() != ""))
 
     path = place.home / "resumed.ipynb"
-    cells = [nbformat.v4.new_code_cell(source, id=name) for name, source in _CELLS.items()]
-    write_atomic(path, nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    cells = [{**cell, "id": name, "source": source} for name, source in _CELLS.items()]
+    empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    write_atomic(path, json.dumps(empty))
     result = run_notebook(
         path,
         out=path,

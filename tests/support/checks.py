@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-AGENTS = '''
+AGENTS = """
 import os
 import threading
 from typing import TypedDict
@@ -63,7 +63,7 @@ other = chain("other", add)
 breaking = chain("breaking", add, fragile)
 locking = chain("locking", lock)
 asking = chain("asking", person)
-'''
+"""
 """A module of agents, for programs and for the command line."""
 
 
