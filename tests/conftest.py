@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from crash.processes import fork
 from support.checks import AGENTS, add, chain
+from support.running import Ledger
 
 import notebook_agents as na
 
@@ -58,6 +59,23 @@ def agents(tmp_path: Path) -> Path:
     path = tmp_path / "agents.py"
     path.write_text(AGENTS)
     return path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Give the steps of a test a place for what they did."""
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def trips(tmp_path: Path) -> Callable[..., None]:
+    """Kill the process the first time that it gets here; `times` kills as many processes."""
+
+    def trip(name: str = "trip", times: int = 1) -> None:
+        if Ledger(tmp_path / name).note(os.getpid()) <= times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return trip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,7 @@ from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 AGENTS = '''
 import operator, os
@@ -655,8 +655,10 @@ def test_a_signal_leaves_a_run_that_can_be_resumed(
     run.until("▸ second")
     assert run.stop(number) == (
         code,
-        f"notebook-agents: stopped by {name}: thread t can be resumed with: "
-        "notebook-agents resume t\n",
+        (
+            f"notebook-agents: stopped by {name}: thread t can be resumed with: "
+            "notebook-agents resume t\n"
+        ),
     )
     assert threads()["t"]["status"] == "orphaned"
     (here / "free").touch()

@@ -261,7 +261,7 @@ def test_an_interpreter_that_exits_during_a_burst_does_not_abort(home: Path) -> 
 def test_exclusive_mode_keeps_others_out_of_duckdb_and_names_itself(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one process has a journal exclusively, others append; history waits and says for whom."""
+    """While one process has a journal exclusively, others append; their history waits for it."""
     monkeypatch.setattr("notebook_agents.journal.archive._WAIT_SECONDS", 0.05)
     with Journal.open(home, mode="exclusive") as journal:
         journal.append([note("mine")], durable=True)

@@ -36,7 +36,7 @@ def test_a_node_learns_its_task_and_checkpoint() -> None:
     config = {"configurable": {"thread_id": "t"}}
     graph.invoke({"seen": 0}, config)
     (info,) = infos
-    newest, before, *_ = graph.get_state_history(config)
+    _, before, *_ = graph.get_state_history(config)
     assert info.checkpoint_id == before.config["configurable"]["checkpoint_id"]
     assert info.task_id == before.tasks[0].id
     assert info.checkpoint_ns == f"node:{info.task_id}"

@@ -16,7 +16,13 @@ from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
 from notebook_agents import faults
-from notebook_agents.errors import FencedError, InputError, JournalError, StepInDoubt
+from notebook_agents.errors import (
+    FencedError,
+    InputError,
+    JournalError,
+    StepInDoubt,
+    ValueNotKeptError,
+)
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
@@ -73,8 +79,10 @@ class Drive:
         self._start(claim, started, digest)
         try:
             self.driver.load()
-            saver = DriverSaver(journal, scope=scope, run=claim.run, token=claim.token, allow=types)
-            self.graph = durable(graph, self.driver, saver)
+            self._saver = DriverSaver(
+                journal, scope=scope, run=claim.run, token=claim.token, allow=types
+            )
+            self.graph = durable(graph, self.driver, self._saver)
         except BaseException:
             journal.release(thread, claim.token)
             raise
@@ -125,6 +133,7 @@ class Drive:
         waiting = self.driver.waiting
         if not waiting and (self.graph.interrupt_before_nodes or self.graph.interrupt_after_nodes):
             waiting = bool(self.graph.get_state(config).next)
+        self._saver.settle()
         if waiting:
             self.driver.finish(RunStatus.WAITING)
         else:
@@ -133,11 +142,13 @@ class Drive:
     def _broke(self, error: BaseException) -> None:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
         if isinstance(error, StepInDoubt):
+            self._settle()
             self.driver.finish(RunStatus.IN_DOUBT, error=str(error))
             return
         if not isinstance(error, Exception) or isinstance(error, FencedError | JournalError):
             self._put_down()
             raise error
+        self._settle()
         if not self.driver.began and isinstance(
             error, EmptyInputError | InvalidUpdateError | ValidationError
         ):
@@ -153,6 +164,13 @@ class Drive:
             f'is kept. Mend it and run the same again, or call na.resume("{self.thread}").'
         )
         raise error
+
+    def _settle(self) -> None:
+        """Store what came in before the end, if it can be stored: it may be what ended the run."""
+        try:
+            self._saver.settle()
+        except ValueNotKeptError:
+            _logger.info("thread %r ended before its state was stored", self.thread, exc_info=True)
 
     def _put_down(self) -> None:
         """Give the thread back without an end: whoever resumes it finds it orphaned."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import StateCodec
-from notebook_agents.graph.saver import JournalSaver
+from notebook_agents.graph.saver import JournalSaver, stored_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import (
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 
 class DriverSaver(JournalSaver):
-    """The saver of a graph that a driver runs: what it stores goes out with the next intent.
+    """The saver of a graph that a driver runs: what it gets goes out with the next intent.
 
-    LangGraph gives checkpoints and writes to the saver from other threads and in no fixed order
-    with the nodes, so `arrived` and `wait` let an intent wait for the checkpoint that it rests on.
+    LangGraph hands checkpoints and writes over from other threads and in no fixed order with the
+    nodes. So they are only taken in there; whoever is about to declare an intent waits at the
+    barrier for the checkpoint that it rests on, and then encodes what has come in, before any node
+    that could change it runs.
     """
 
     def __init__(
@@ -44,10 +48,23 @@ class DriverSaver(JournalSaver):
         super().__init__(journal, allow=allow)
         self._fixed = {"scope": scope, "run": run, "token": token}
         self._cached_codec = StateCodec(self.serde)
+        self._taken_in: deque[Callable[[], Sequence[Draft]]] = deque()
+        self._encoding = threading.Lock()
         self.barrier = Barrier()
 
+    def settle(self) -> None:
+        """Encode and stage what has come in.
+
+        Raises:
+            ValueNotKeptError: A state value cannot be kept; its channel is named.
+        """
+        with self._encoding:
+            while self._taken_in:
+                self.journal.stage(self._taken_in.popleft()())
+
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint, what is staged included."""
+        """Return a checkpoint, what has come in included."""
+        self.settle()
         self.journal.flush(durable=False)
         found = super().get_tuple(config)
         if found is not None:
@@ -61,15 +78,11 @@ class DriverSaver(JournalSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Stage a checkpoint."""
-        try:
-            stored = super().put(config, checkpoint, metadata, new_versions)
-        except BaseException as error:
-            self.barrier.fail(error)
-            raise
+        """Take a checkpoint in."""
+        self._taken_in.append(partial(self._checkpoint_drafts, config, checkpoint, metadata))
         faults.hit(Fault.CHECKPOINT_AFTER)
         self.barrier.arrive(checkpoint["id"], parents=(metadata.get("parents") or {}).values())
-        return stored
+        return stored_config(config, checkpoint)
 
     async def aput(
         self,
@@ -78,7 +91,7 @@ class DriverSaver(JournalSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Stage a checkpoint."""
+        """Take a checkpoint in."""
         return self.put(config, checkpoint, metadata, new_versions)
 
     def put_writes(
@@ -88,8 +101,10 @@ class DriverSaver(JournalSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Stage what a task writes."""
-        super().put_writes(config, writes, task_id, task_path)
+        """Take in what a task writes."""
+        self._taken_in.append(
+            partial(self._writes_drafts, config, tuple(writes), task_id, task_path)
+        )
         faults.hit(Fault.WRITES_AFTER)
 
     async def aput_writes(
@@ -99,7 +114,7 @@ class DriverSaver(JournalSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Stage what a task writes."""
+        """Take in what a task writes."""
         self.put_writes(config, writes, task_id, task_path)
 
     @property
@@ -108,9 +123,6 @@ class DriverSaver(JournalSaver):
 
     def _columns(self) -> dict[str, Any]:
         return self._fixed
-
-    def _append(self, drafts: Sequence[Draft]) -> None:
-        self.journal.stage(drafts)
 
 
 class Barrier:
@@ -125,7 +137,6 @@ class Barrier:
         self._changed = threading.Condition()
         self._arrived: dict[str, tuple[str, ...]] = {}
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._failure: BaseException | None = None
 
     def arrive(self, checkpoint_id: str, parents: Iterable[str] = ()) -> None:
         """Note a checkpoint and those it rests on."""
@@ -133,18 +144,8 @@ class Barrier:
             self._arrived[checkpoint_id] = tuple(parents)
             self._wake()
 
-    def fail(self, error: BaseException) -> None:
-        """Note that a checkpoint could not be stored: nobody may wait for it."""
-        with self._changed:
-            self._failure = error
-            self._wake()
-
     def wait(self, checkpoint_id: str) -> None:
-        """Return when a checkpoint and all it rests on have arrived.
-
-        Raises:
-            BaseException: What kept a checkpoint from being stored.
-        """
+        """Return when a checkpoint and all it rests on have arrived."""
         with self._changed:
             self._changed.wait_for(lambda: self._complete(checkpoint_id))
 
@@ -168,8 +169,6 @@ class Barrier:
                 self._waiting.remove(entry)
 
     def _complete(self, checkpoint_id: str) -> bool:
-        if self._failure is not None:
-            raise self._failure
         todo, seen = [checkpoint_id], set()
         while todo:
             current = todo.pop()

@@ -63,7 +63,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
             ValueNotKeptError: A state value cannot be kept; its channel is named.
         """
         self._append(self._checkpoint_drafts(config, checkpoint, metadata))
-        return _stored_config(config, checkpoint)
+        return stored_config(config, checkpoint)
 
     async def aput(
         self,
@@ -74,7 +74,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
     ) -> RunnableConfig:
         """Store a checkpoint without blocking the event loop; see `put`."""
         await self._append_async(self._checkpoint_drafts(config, checkpoint, metadata))
-        return _stored_config(config, checkpoint)
+        return stored_config(config, checkpoint)
 
     def put_writes(
         self,
@@ -298,7 +298,8 @@ def _place(config: RunnableConfig) -> tuple[str, str]:
     return str(configurable["thread_id"]), configurable.get("checkpoint_ns") or ""
 
 
-def _stored_config(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
+def stored_config(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
+    """Return the config that names a checkpoint just stored."""
     thread, ns = _place(config)
     return {
         "configurable": {

@@ -82,6 +82,7 @@ class DurableNode(Runnable[Any, Any]):
         if step.returned is not None:
             return _given(self.driver.result(step))
         self.saver.barrier.wait(checkpoint)
+        self.saver.settle()
         attempt, intent = self.driver.intend(step, ref=task)
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
@@ -101,6 +102,7 @@ class DurableNode(Runnable[Any, Any]):
         if step.returned is not None:
             return _given(self.driver.result(step))
         await self.saver.barrier.wait_async(checkpoint)
+        self.saver.settle()
         attempt, intent = self.driver.intend(step, ref=task)
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
