@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
@@ -37,7 +37,7 @@ class Demo:
     said: str
     record: Path
     view: RunView
-    lines: list[dict[str, str]]
+    lines: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_an_empty_kernel_finishes_what_the_killed_one_began(ran: Demo) -> None:
     assert result.problems == ()
     assert result.ok
     assert result.signal == 9
-    assert result.killed_kernel != result.resumed_kernel
+    assert result.killed_pid != result.resumed_pid
     assert 0 < result.lines_at_kill < result.distributions
     assert ran.view.sessions == 2
     resumed = nbformat.read(Path(result.ledger).parent / "resumed.ipynb", as_version=4)
@@ -82,7 +82,7 @@ def test_every_effect_of_a_returned_step_stands_in_the_ledger_once(ran: Demo) ->
     assert count.keys() == effects.keys()
     assert old
     assert all(count[key] == 1 for key, step in effects.items() if not step.was_in_doubt)
-    assert {line["pid"] for line in ran.lines if line["key"] in old} == {ran.result.killed_kernel}
+    assert {line["pid"] for line in ran.lines if line["key"] in old} == {ran.result.killed_pid}
     assert len({line["info"] for line in ran.lines}) == len(effects) == ran.result.distributions
 
 
@@ -96,8 +96,8 @@ def test_the_result_is_written_and_told(ran: Demo) -> None:
     assert Path(result.report).read_text().startswith(f"# Audit of {sys.prefix}\n")
     assert result.seconds_saved > 0
     for part in (
-        f"Signal 9 (SIGKILL) killed kernel {result.killed_kernel}",
-        f"empty kernel (pid {result.resumed_kernel})",
+        f"Signal 9 (SIGKILL) killed kernel {result.killed_pid}",
+        f"empty kernel (pid {result.resumed_pid})",
         "run = na.resume()",
         "replayed",
         "Every check held.",
@@ -113,26 +113,27 @@ def test_the_result_is_written_and_told(ran: Demo) -> None:
         ("twice", "has 2 lines of step"),
         ("lost", "has 0 lines of step"),
         ("other key", "was measured under 2 idempotency keys"),
+        ("other process", "was measured before the kill, but its line is of 4711"),
     ],
 )
 def test_the_check_finds_a_ledger_that_is_wrong(
     ran: Demo, tmp_path: Path, harm: str, says: str
 ) -> None:
-    """A returned step's line that is doubled, missing, or under another key fails the demo."""
+    """A returned step's line that is doubled, missing, or somebody else's, fails the demo."""
     old = next(step.key for step in ran.view.steps if step.name == "measure" and step.replayed)
     line = next(line for line in ran.lines if line["key"] == old)
     lines = {
         "twice": [*ran.lines, line],
         "lost": [other for other in ran.lines if other is not line],
         "other key": [*ran.lines, {**line, "key": "na-other"}],
+        "other process": [{**other, "pid": 4711} for other in ran.lines],
     }[harm]
     place = demo._Place(home=tmp_path)
     place.report.touch()
     place.ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = [step for step in ran.view.steps if step.replayed]
-    kill = demo._Kill(
-        pid=1, signum=9, lines=1, view=replace(ran.view, steps=tuple(before), sessions=1)
-    )
+    view = replace(ran.view, steps=tuple(before), sessions=1)
+    kill = demo._Kill(pid=ran.result.killed_pid, signum=9, lines=1, view=view)
 
     result = demo._judge(kill, 2, ran.view, place)
 

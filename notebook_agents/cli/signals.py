@@ -89,6 +89,7 @@ class _Stop:
         self._lock = threading.RLock()  # a signal may come while its own thread holds it
         self._busy: Counter[int] = Counter()
         self._over = threading.Event()
+        self._leaving = False
         self._timer = threading.Timer(GRACE, self.leave)
         self._timer.daemon = True
 
@@ -128,8 +129,9 @@ class _Stop:
     def leave(self) -> None:
         """End the process now, unless the main thread is about to."""
         with self._lock:
-            if self._over.is_set():
+            if self._over.is_set() or self._leaving:
                 return
+            self._leaving = True
             stopped = self.stopped()
             self._tell(stopped)
             sys.stdout.flush()

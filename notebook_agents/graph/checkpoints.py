@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Draft, Journal, Record
 
+_INLINE_BELOW = 100  # characters
 _GROWTH = 32
 """After so many new elements a list is written out again, so that reading takes one more record
 and not a chain of them."""
@@ -61,12 +62,15 @@ def encode_checkpoint(
     Raises:
         ValueNotKeptError: A channel's value cannot be kept; the message names the channel.
     """
-    rest = {key: value for key, value in checkpoint.items() if key != "channel_values"}
+    values = checkpoint["channel_values"]
+    inline = {channel: value for channel, value in values.items() if _is_inline(value)}
     versions = checkpoint["channel_versions"]
     straight = draft.prior is not None and draft.prior == line.checkpoint_id
     kept: dict[str, _Stored] = {}
     trees: dict[str, Node] = {}
-    for channel, value in checkpoint["channel_values"].items():
+    for channel, value in values.items():
+        if channel in inline:
+            continue
         version = versions.get(channel)
         before = line.channels.get(channel) if straight else None
         if before is not None and version is not None and before.version == version:
@@ -75,7 +79,7 @@ def encode_checkpoint(
             continue
         tree = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
         trees[channel], kept[channel] = _grown(tree, before, version, draft, encoder)
-    head = codec.dumps(rest, "the checkpoint")
+    head = codec.dumps({**checkpoint, "channel_values": inline}, "the checkpoint")
     meta = codec.dumps(metadata, f"the metadata of a checkpoint of thread {draft.thread!r}")
     draft.plain = pack((head, meta, trees))
     draft.refs, draft.size = encoder.refs, encoder.size + len(head[1]) + len(meta[1])
@@ -106,6 +110,16 @@ def _common(old: list[Node], new: list[Node]) -> int:
             break
         count += 1
     return count
+
+
+def _is_inline(value: Any) -> bool:
+    """Whether a value is so small and plain that it stands in the record as it is."""
+    kind = type(value)
+    if kind in (str, bytes):
+        return len(value) < _INLINE_BELOW
+    if kind is int:
+        return bool(-(2**63) <= value < 2**63)
+    return value is None or kind in (bool, float)
 
 
 class Reader:
@@ -143,10 +157,8 @@ class Reader:
         head, meta, trees = self._payloads[record.seq]
         checkpoint = self._codec.loads(*head)
         self._read_bases(trees, record, all_refs)
-        checkpoint["channel_values"] = {
-            channel: self._channel(channel, tree, record, all_refs)
-            for channel, tree in trees.items()
-        }
+        for channel, tree in trees.items():
+            checkpoint["channel_values"][channel] = self._channel(channel, tree, record, all_refs)
         return CheckpointTuple(
             config=_config(record, record.ref),
             checkpoint=checkpoint,
@@ -190,19 +202,28 @@ class Reader:
         Of a task's regular ones the first counts, of its special ones (an error, an interrupt, an
         answer) the last.
         """
-        found: dict[tuple[str, int], tuple[str, str, Any, Record]] = {}
+        found: dict[tuple[str, int], tuple[str, str, Any]] = {}
         for record in records:
-            for index, channel, tree in self._payloads[record.seq]:
-                place = (record.parent or "", index)
-                if index >= 0 and place in found:
-                    continue
-                found[place] = (record.name or "", channel, tree, record)
+            small, rows = self._payloads[record.seq]
+            for index, channel, value in small:
+                self._keep(found, record, index, channel, value)
+            for index, channel, tree in rows:
+                value = self._decoder.decode(tree, record.refs)
+                self._keep(found, record, index, channel, value)
         ordered = sorted(found, key=lambda place: writes_sort_key(found[place][0], *place))
-        return [
-            (task, found[task, index][1], self._decoder.decode(found[task, index][2], refs))
-            for task, index in ordered
-            for refs in [found[task, index][3].refs]
-        ]
+        return [(task, *found[task, index][1:]) for task, index in ordered]
+
+    @staticmethod
+    def _keep(
+        found: dict[tuple[str, int], tuple[str, str, Any]],
+        record: Record,
+        index: int,
+        channel: str,
+        value: Any,
+    ) -> None:
+        place = (record.parent or "", index)
+        if index < 0 or place not in found:
+            found[place] = (record.name or "", channel, value)
 
 
 def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, Any]]) -> None:
@@ -211,12 +232,16 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
     Raises:
         ValueNotKeptError: A value cannot be kept; the message names its channel.
     """
-    rows = []
+    small: list[tuple[int, str, Any]] = []
+    rows: list[tuple[int, str, Node]] = []
     for place, (channel, value) in enumerate(writes):
-        what = f"state value {channel!r} of thread {draft.thread!r}"
-        tree = encoder.placed(encoder.encode(value, what))
-        rows.append((WRITES_IDX_MAP.get(channel, place), channel, tree))
-    draft.plain, draft.refs, draft.size = pack(rows), encoder.refs, encoder.size
+        index = WRITES_IDX_MAP.get(channel, place)
+        if _is_inline(value):
+            small.append((index, channel, value))
+        else:
+            what = f"state value {channel!r} of thread {draft.thread!r}"
+            rows.append((index, channel, encoder.placed(encoder.encode(value, what))))
+    draft.plain, draft.refs, draft.size = pack((small, rows)), encoder.refs, encoder.size
 
 
 def _config(record: Record, checkpoint_id: str | None) -> RunnableConfig:

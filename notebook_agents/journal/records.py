@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of everything on disk. A journal with a larger one is refused."""
 
-_COMPRESS_FROM = 160  # bytes; below, there is next to nothing to save
+_COMPRESS_FROM = 400  # bytes; below, there is next to nothing to save
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -140,7 +140,7 @@ def seal(draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey) -> t
     Raises:
         JournalDamagedError: It refers to a draft that was never committed.
     """
-    refs = [ref if isinstance(ref, int) else ref.seq for ref in draft.refs]
+    refs = [ref if type(ref) is int else ref.seq for ref in draft.refs]  # type: ignore[union-attr]
     if 0 in refs:
         raise JournalDamagedError(
             f"a {draft.kind} of thread {draft.thread!r} refers to a part that was not recorded; "

@@ -388,8 +388,9 @@ class Journal:
     def _prepare(self, drafts: Sequence[Draft]) -> None:
         """Have the data keys at hand: making one is a transaction of its own."""
         self._check_open()
-        for scope in {draft.scope for draft in drafts} - self._keys.keys():
-            self.data_key(scope)
+        for draft in drafts:
+            if draft.scope not in self._keys:
+                self.data_key(draft.scope)
 
     def _check_open(self) -> None:
         if self._closed:

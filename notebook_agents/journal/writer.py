@@ -25,8 +25,8 @@ from notebook_agents.errors import (
 )
 from notebook_agents.faults import Fault
 from notebook_agents.journal import locks
-from notebook_agents.journal.queue import Head, connect
-from notebook_agents.journal.records import Draft, seal
+from notebook_agents.journal.queue import Head, connect, lengthen_log
+from notebook_agents.journal.records import Claim, Draft, seal
 from notebook_agents.journal.sql import query
 from notebook_agents.model import Kind
 
@@ -88,6 +88,7 @@ class Writer:
         self._waiting: list[_Ticket] = []
         self._connection: sqlite3.Connection | None = connect(path)
         self._synchronous = ""
+        self._log_is_long = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -177,6 +178,7 @@ class Writer:
             connection = self._usable()
             connection.execute("VACUUM")  # little is left after a trim, so this is quick
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._log_is_long = False
 
     def close(self) -> None:
         """Write what is staged and close."""
@@ -263,6 +265,9 @@ class Writer:
         durable = any(ticket.durable for ticket in batch)
         with self._file_lock.held():
             connection = self._usable()
+            if durable and not self._log_is_long:
+                lengthen_log(connection, self._path)
+                self._log_is_long = True
             synchronous = "FULL" if durable else "NORMAL"
             if synchronous != self._synchronous:
                 connection.execute(f"PRAGMA synchronous={synchronous}")
@@ -282,13 +287,16 @@ class Writer:
     def _write(self, connection: sqlite3.Connection, batch: list[_Ticket]) -> int:
         seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
         ts = clock.now_us()
-        for ticket in batch:
-            self._claim(connection, ticket, seq=seq + 1, ts=ts)
+        finished: list[Draft] = []
         rows = []
         touched: dict[tuple[str, int | None], dict[str, Any]] = {}
         for ticket in batch:
             for draft in ticket.drafts:
                 seq += 1
+                if draft.claim is not None:
+                    self._claim(connection, ticket, draft, draft.claim, seq=seq, ts=ts)
+                elif draft.kind is Kind.RUN_FINISHED:
+                    finished.append(draft)
                 rows.append(
                     seal(
                         draft,
@@ -305,13 +313,10 @@ class Writer:
             self._newest = rows[-1]
         for values in touched.values():
             self._touch(connection, batch, values)
-        for ticket in batch:
-            for draft in ticket.drafts:
-                if draft.kind is Kind.RUN_FINISHED:
-                    connection.execute(
-                        query("queue.release_thread"),
-                        {"thread": draft.thread, "token": draft.token},
-                    )
+        for draft in finished:
+            connection.execute(
+                query("queue.release_thread"), {"thread": draft.thread, "token": draft.token}
+            )
         return seq
 
     def _touch(
@@ -336,42 +341,47 @@ class Writer:
                 )
         raise _Refused
 
-    def _claim(self, connection: sqlite3.Connection, ticket: _Ticket, *, seq: int, ts: int) -> None:
-        for draft in ticket.drafts:
-            claim = draft.claim
-            if claim is None:
-                continue
-            row = connection.execute(query("queue.thread"), {"thread": draft.thread}).fetchone()
-            if row is None:
-                connection.execute(
-                    query("queue.add_thread"),
-                    {"thread": draft.thread, "scope": draft.scope, "seq": seq, "ts": ts},
-                )
-            elif Head(row).driven and not self._stale(Head(row)):
-                ticket.finish(
-                    ThreadBusyError(
-                        f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait "
-                        "for it, stop it there, or use another thread"
-                    )
-                )
-                raise _Refused
+    def _claim(
+        self,
+        connection: sqlite3.Connection,
+        ticket: _Ticket,
+        draft: Draft,
+        claim: Claim,
+        *,
+        seq: int,
+        ts: int,
+    ) -> None:
+        row = connection.execute(query("queue.thread"), {"thread": draft.thread}).fetchone()
+        if row is None:
             connection.execute(
-                query("queue.claim_thread"),
-                {
-                    "thread": draft.thread,
-                    "agent": claim.agent,
-                    "run": claim.run,
-                    "session": claim.session,
-                    "notebook": claim.notebook,
-                    "pid": os.getpid(),
-                    "host": locks.host_name(),
-                    "boot": locks.boot_id(),
-                    "started": locks.process_started(os.getpid()),
-                    "ts": ts,
-                },
+                query("queue.add_thread"),
+                {"thread": draft.thread, "scope": draft.scope, "seq": seq, "ts": ts},
             )
-            claim.token = 1 if row is None else Head(row).token + 1
-            self.driving.add(draft.thread)
+        elif Head(row).driven and not self._stale(Head(row)):
+            ticket.finish(
+                ThreadBusyError(
+                    f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait for "
+                    "it, stop it there, or use another thread"
+                )
+            )
+            raise _Refused
+        connection.execute(
+            query("queue.claim_thread"),
+            {
+                "thread": draft.thread,
+                "agent": claim.agent,
+                "run": claim.run,
+                "session": claim.session,
+                "notebook": claim.notebook,
+                "pid": os.getpid(),
+                "host": locks.host_name(),
+                "boot": locks.boot_id(),
+                "started": locks.process_started(os.getpid()),
+                "ts": ts,
+            },
+        )
+        claim.token = 1 if row is None else Head(row).token + 1
+        self.driving.add(draft.thread)
 
     def _stale(self, head: Head) -> bool:
         """Whether a claim is this process's own, left behind by a run that was cut off."""

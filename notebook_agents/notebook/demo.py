@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import UsageError
 from notebook_agents.model import Outcome, RunStatus
@@ -49,7 +49,8 @@ _EFFECT = "measure"
 _PYTHON_VARIABLE = "AUDIT_PYTHON"
 _COUNT = "import importlib.metadata as m; print(sum(1 for _ in m.distributions()))"
 _POLL_SECONDS = 0.001
-_TIMEOUT_SECONDS = 50.0
+_TIMEOUT_SECONDS = 600.0
+"""For environments far larger than those that take seconds."""
 _TRIES = 3
 
 
@@ -60,8 +61,8 @@ class DemoResult:
     Attributes:
         ok: Whether every check held.
         problems: What did not hold, one sentence each.
-        killed_kernel: The process id of the kernel that was killed.
-        resumed_kernel: The process id of the empty kernel that went on; 0 if there was none.
+        killed_pid: The process id of the kernel that was killed.
+        resumed_pid: The process id of the empty kernel that went on; 0 if there was none.
         signal: The signal that ended the first one, as the system reports it; None if none did.
         thread: The agent's thread.
         journal: The journal's directory.
@@ -80,8 +81,8 @@ class DemoResult:
 
     ok: bool
     problems: tuple[str, ...]
-    killed_kernel: int
-    resumed_kernel: int
+    killed_pid: int
+    resumed_pid: int
     signal: int | None
     thread: str
     journal: str
@@ -116,7 +117,7 @@ class _Place:
     def report(self) -> Path:
         return self.home / "report.md"
 
-    def lines(self) -> list[dict[str, str]]:
+    def lines(self) -> list[dict[str, Any]]:
         """Return the ledger's lines."""
         if not self.ledger.exists():
             return []
@@ -299,7 +300,12 @@ def _resume(notebook: Path, place: _Place, say: Callable[[str], None]) -> int:
         say(indent(RESUME, "     ", lambda line: line.strip() != ""))
 
     path = place.home / "resumed.ipynb"
-    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+    }
     cells = [{**cell, "id": name, "source": source} for name, source in _CELLS.items()]
     empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     write_atomic(path, json.dumps(empty))
@@ -319,20 +325,18 @@ def _judge(kill: _Kill, pid: int, after: RunView, place: _Place) -> DemoResult:
     """Compare the journal with the ledger."""
     lines = place.lines()
     count = Counter(line["key"] for line in lines)
-    problems = [*_kernel_problems(kill, pid, after), *_ledger_problems(kill, after, count)]
-    keys_of = defaultdict(set)
-    for line in lines:
-        keys_of[line["info"]].add(line["key"])
-    for info, keys in keys_of.items():
-        if len(keys) > 1:
-            problems.append(f"{info} was measured under {len(keys)} idempotency keys")
+    problems = [
+        *_kernel_problems(kill, pid, after),
+        *_step_problems(kill, after, count),
+        *_line_problems(kill, lines),
+    ]
     if not place.report.exists():
         problems.append(f"there is no report at {place.report}")
     return DemoResult(
         ok=not problems,
         problems=tuple(problems),
-        killed_kernel=kill.pid,
-        resumed_kernel=pid,
+        killed_pid=kill.pid,
+        resumed_pid=pid,
         signal=kill.signum,
         thread=after.thread,
         journal=str(place.journal),
@@ -357,7 +361,7 @@ def _kernel_problems(kill: _Kill, pid: int, after: RunView) -> Iterator[str]:
         yield f"the run is {after.status}, not succeeded"
 
 
-def _ledger_problems(kill: _Kill, after: RunView, count: Mapping[str, int]) -> Iterator[str]:
+def _step_problems(kill: _Kill, after: RunView, count: Mapping[str, int]) -> Iterator[str]:
     effects = {step.key: step for step in after.steps if step.name == _EFFECT}
     for step in after.steps:
         last = step.attempts[-1]
@@ -371,6 +375,17 @@ def _ledger_problems(kill: _Kill, after: RunView, count: Mapping[str, int]) -> I
         yield f"the ledger has a line with the key {key}, which no step has"
 
 
+def _line_problems(kill: _Kill, lines: list[dict[str, Any]]) -> Iterator[str]:
+    keys_of = defaultdict(set)
+    for line in lines:
+        keys_of[line["info"]].add(line["key"])
+        if line["key"] in kill.returned and line["pid"] != kill.pid:
+            yield f"{line['info']} was measured before the kill, but its line is of {line['pid']}"
+    for info, keys in keys_of.items():
+        if len(keys) > 1:
+            yield f"{info} was measured under {len(keys)} idempotency keys"
+
+
 def _say_result(
     result: DemoResult, after: RunView, place: _Place, say: Callable[[str], None]
 ) -> None:
@@ -379,25 +394,25 @@ def _say_result(
     say("4. The run, as the journal tells it:\n")
     say(indent(to_text(after), "   "))
     effects = [step for step in after.steps if step.name == _EFFECT]
-    old = sum(step.replayed for step in effects)
-    doubtful = sum(step.was_in_doubt for step in effects)
     say(f"\n5. The ledger has {result.lines} lines for {len(effects)} outside effects:")
-    say(f"   {old} had returned before the kill. Each stands there once: none ran again.")
-    if doubtful:
-        say(f"   {doubtful} were in doubt. They ran again under the same idempotency key;")
-        say(f"   {result.repeated or 'none'} of them stand there twice, and the key says so.")
-    say(f"   {len(effects) - old - doubtful} had not begun. Each stands there once.\n")
     if result.ok:
+        old = sum(step.replayed for step in effects)
+        doubtful = sum(step.was_in_doubt for step in effects)
+        say(f"   {old} had returned before the kill. Each stands there once: none ran again.")
+        say(f"   {doubtful} were in doubt: they ran again under the same idempotency key.")
+        say(f"   {result.repeated} of these had reached the ledger before; they stand there twice.")
+        say(f"   {len(effects) - old - doubtful} had not begun. Each stands there once.\n")
         say(f"Every check held. {result.seconds_saved:.1f} s of work were not done again.")
     else:
-        say("This does not hold:")
+        say("   This is not as it should be:")
         for problem in result.problems:
-            say(f" - {problem}")
+            say(f"   - {problem}")
+        say("")
     for what, path in {
         "report": place.report,
         "ledger": place.ledger,
         "journal": place.journal,
-        "notebooks": place.home,
+        "notebooks": place.home / "*.ipynb",
     }.items():
         say(f"   {what:10}{_short(path)}")
 

@@ -158,7 +158,7 @@ def advice(view: RunView, *, resume: str | None = None) -> tuple[str, str] | Non
         case RunStatus.IN_DOUBT:
             return (
                 "find out at the other side whether the step in doubt happened, give it a "
-                "`reconcile` function that answers it, then resume"
+                "reconcile function that answers it, then resume"
             ), resume
         case RunStatus.ORPHANED:
             return "its process is gone; go on behind what returned", resume
@@ -252,18 +252,18 @@ def to_html(view: RunView) -> str:
 
 def _html_row(row: _Row) -> str:
     notes = "".join(f'<div class="na-note">{escape(note)}</div>' for note in row.notes)
-    indent = escape(_indent(row.depth)).replace(" ", "&nbsp;")
+    indent, time = (text.replace(" ", "&nbsp;") for text in (_indent(row.depth), escape(row.time)))
     if row.look is None:
         return (
             f'<tr class="na-more"><td></td><td>{indent}{escape(row.name)}</td>'
-            f'<td></td><td class="na-number">{escape(row.time)}</td>'
+            f'<td></td><td class="na-number">{time}</td>'
             f'<td class="na-mark">{escape(row.mark)}</td></tr>'
         )
     return (
         f"<tr><td>{_badge(row.look)}</td>"
         f"<td>{indent}<code>{escape(row.name)}</code>{notes}</td>"
         f'<td class="na-number">{escape(row.attempts)}</td>'
-        f'<td class="na-number">{escape(row.time)}</td>'
+        f'<td class="na-number">{time}</td>'
         f'<td class="na-mark">{escape(row.mark)}</td></tr>'
     )
 
