@@ -170,6 +170,14 @@ def test_an_interpreter_that_does_not_run_is_refused(tmp_path: Path) -> None:
         run_demo(out=tmp_path / "out", say=print, python=tmp_path / "none")
 
 
+def test_an_environment_with_next_to_nothing_is_refused(tmp_path: Path) -> None:
+    """Where a kill could not come in the middle, the demo says so before a kernel starts."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+
+    with pytest.raises(UsageError, match="has 0 distributions, too few"):
+        run_demo(out=tmp_path / "out", say=print, python=tmp_path / "venv" / "bin" / "python")
+
+
 def test_the_notebook_lies_there_clean() -> None:
     """The notebook in the repository is valid, has no outputs, and fits a page."""
     nb = nbformat.read(resource("notebooks", demo.NOTEBOOK), as_version=4)

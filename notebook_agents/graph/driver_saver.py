@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     )
 
     from notebook_agents.journal import Draft, Journal
+
+# The checkpoint is on its way in another thread, which needs the interpreter's lock and little else.
+# Letting it run and looking again is quicker than being woken: 0.81-1.05 ms of overhead a step
+# against 1.02-1.21 (three rounds each). A checkpoint that takes longer is waited for.
+_YIELDS = 100
 
 
 class DriverSaver(JournalSaver):
@@ -146,6 +152,10 @@ class Barrier:
 
     def wait(self, checkpoint_id: str) -> None:
         """Return when a checkpoint and all it rests on have arrived."""
+        for _ in range(_YIELDS):
+            if self._complete(checkpoint_id):
+                return
+            time.sleep(0)
         with self._changed:
             self._changed.wait_for(lambda: self._complete(checkpoint_id))
 

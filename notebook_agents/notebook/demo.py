@@ -52,6 +52,7 @@ _POLL_SECONDS = 0.001
 _TIMEOUT_SECONDS = 600.0
 """For environments far larger than those that take seconds."""
 _TRIES = 3
+_FEWEST = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +178,9 @@ def run_demo(
     began = time.monotonic()
     place, record = _Place(home=out.absolute()), (record or Path("demo.json")).absolute()
     notebook, count = resource("notebooks", NOTEBOOK), _distributions(python)
+    if count < _FEWEST:
+        raise UsageError(_too_few(python, count))
+    _empty(place.home)
     record.unlink(missing_ok=True)
     say(f"1. A kernel runs {NOTEBOOK}. Its agent audits this environment:")
     say(f"   {python or sys.executable}, {count} distributions.")
@@ -226,7 +230,6 @@ def _kill_in_the_middle(
 ) -> _Kill:
     """Run the notebook and kill its kernel while distributions are still to be measured."""
     for _ in range(_TRIES):
-        _empty(place.home)
         kill = _run_and_kill(notebook, place, python, max(1, math.ceil(count * share)))
         if kill.signum is not None and kill.lines < count:
             name = signal.Signals(kill.signum).name
@@ -239,8 +242,13 @@ def _kill_in_the_middle(
             )
             return kill
         say("   The fan-out was over before the signal came. Once more, from the start.")
-    raise UsageError(
-        f"{python or sys.executable} has {count} distributions, too few to be killed among them; "
+        _empty(place.home)
+    raise UsageError(_too_few(python, count))
+
+
+def _too_few(python: Path | None, count: int) -> str:
+    return (
+        f"{python or sys.executable} has {count} distributions, too few for a kill in their midst; "
         "name an environment that has more"
     )
 
