@@ -231,12 +231,13 @@ class RunView:
 
     @property
     def replayed(self) -> tuple[Step, ...]:
-        """The nodes that the newest driver did not run again."""
-        return tuple(step for step in self.steps if step.replayed and step.parent is None)
+        """The steps that the newest driver did not run again; not those inside such a step."""
+        whole = {step.id for step in self.steps if step.replayed}
+        return tuple(step for step in self.steps if step.replayed and step.parent not in whole)
 
     @property
     def seconds_saved(self) -> float:
-        """What those nodes took when they ran, in seconds."""
+        """What those steps took when they ran, in seconds."""
         return sum(step.seconds or 0.0 for step in self.replayed)
 
     @property

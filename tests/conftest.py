@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.processes import fork
@@ -76,6 +78,34 @@ def trips(tmp_path: Path) -> Callable[..., None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return trip
+
+
+@pytest.fixture(params=["run", "arun"])
+def call(request: pytest.FixtureRequest) -> Callable[..., na.Run]:
+    """Call `run`, or `arun` on a loop of its own: both follow the same table."""
+
+    def sync(agent: na.Agent, given: Any, **options: Any) -> na.Run:
+        return agent.run(given, **options)
+
+    def on_a_loop(agent: na.Agent, given: Any, **options: Any) -> na.Run:
+        return asyncio.run(agent.arun(given, **options))
+
+    return sync if request.param == "run" else on_a_loop
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Have code run as from a notebook's cell, as far as IPython tells."""
+
+    def enter(cell: str, notebook: str = "analysis.ipynb") -> None:
+        kernel = SimpleNamespace(get_parent=lambda: {"metadata": {"cellId": cell}})
+        shell = SimpleNamespace(
+            kernel=kernel, user_ns={"__vsc_ipynb_file__": str(tmp_path / notebook)}
+        )
+        monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+
+    return enter
 
 
 @dataclass(frozen=True)

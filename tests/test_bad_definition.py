@@ -151,3 +151,26 @@ def test_definition_that_cannot_be_rebuilt(python, cli, tmp_path, program):
     resumed = cli("resume", "t", "--json")
     assert resumed.code == 0, resumed.err
     assert json.loads(resumed.out)["value"]["n"] == 10
+
+
+@pytest.mark.parametrize("how", ["run", "resume"])
+def test_pending_node_that_is_gone(home, journal, how):
+    """A node that has to run next and was renamed is named; LangGraph alone would skip it."""
+    broken = [True]
+
+    def fetch(state: State) -> State:
+        if broken:
+            raise RuntimeError("out of order")
+        return {"n": 7}
+
+    def load(state: State) -> State:
+        return {"n": 8}
+
+    before = na.Agent(chain(add, fetch), "renaming", journal)
+    with pytest.raises(RuntimeError, match="out of order"):
+        before.run({"n": 1}, thread="t")
+    after = na.Agent(chain(add, load), "renaming", journal)
+    with refused(home, errors.DefinitionError, "'t'", "'fetch'"):
+        after.run({"n": 1}, thread="t") if how == "run" else after.resume("t")
+    broken.clear()
+    assert before.resume("t").value["n"] == 7

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import NotebookAgentsError
 from notebook_agents.model import RunStatus
-from notebook_agents.runtime.timeline import replayed
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -67,7 +66,7 @@ def read_value(journal: Journal, view: RunView) -> Value:
 
 def run_data(view: RunView, value: Value) -> dict[str, Any]:
     """Return a run as data."""
-    saved = replayed(view)
+    saved = view.replayed
     return {
         "thread": view.thread,
         "run": view.number,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from notebook_agents.runtime import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
-
-    from notebook_agents.runtime.events import StepEvent
 
 GRACE = 5.0
 """Seconds that running steps have to return after the first signal."""
@@ -54,8 +52,6 @@ def stoppable(how: Callable[[], str], tell: Callable[[Stopped], None]) -> Iterat
         how: Returns the sentence's end: how to go on.
         tell: Shows a `Stopped` where the process ends at once and nobody else could.
     """
-    from notebook_agents.runtime.events import observe
-
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread set handlers
         return
@@ -63,9 +59,8 @@ def stoppable(how: Callable[[], str], tell: Callable[[Stopped], None]) -> Iterat
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop.handle) for number in numbers}
     try:
-        with observe(stop.watch):
-            yield
-    except KeyboardInterrupt as error:
+        yield
+    except (KeyboardInterrupt, stopping.RunStopped) as error:
         raise stop.stopped() from error
     finally:
         stop.over()
@@ -77,19 +72,14 @@ class _Stop:
     """What happens between the first signal and the end.
 
     LangGraph waits at its exit for every worker thread, and for the steps still queued behind
-    them: without more, a wide fan-out would be run to its last step after Ctrl-C. So a worker
-    thread whose step has ended, with its result recorded, is held there; when none is left that
-    works, the process ends as it would by SIGKILL, which a run survives.
+    them. So no further step begins: what is queued ends as soon as it starts, and what runs has
+    `GRACE` seconds to return. Then the process ends as it would by SIGKILL, which a run survives.
     """
 
     def __init__(self, how: Callable[[], str], tell: Callable[[Stopped], None]) -> None:
         self._how = how
         self._tell = tell
         self._number: int | None = None
-        self._lock = threading.RLock()  # a signal may come while its own thread holds it
-        self._busy: Counter[int] = Counter()
-        self._over = threading.Event()
-        self._leaving = False
         self._timer = threading.Timer(GRACE, self.leave)
         self._timer.daemon = True
 
@@ -97,28 +87,10 @@ class _Stop:
         """Answer a signal."""
         if self._number is not None:
             self.leave()
-            return
         self._number = number
+        stopping.stop()
         self._timer.start()
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-
-    def watch(self, event: StepEvent) -> None:
-        """Hold a worker thread whose step has returned, once a signal came."""
-        worker = threading.get_ident()
-        with self._lock:
-            if event.what == "intended":
-                self._busy[worker] += 1
-            elif event.what not in ("in_doubt", "replayed"):
-                self._busy[worker] -= 1
-            # A failure is told before it is recorded, so it must not be held up.
-            held = self._number is not None and event.what in ("returned", "replayed")
-            if not held or not _is_worker():
-                return
-            self._busy[worker] = 0
-            idle = not any(count > 0 for count in self._busy.values())
-        if idle:
-            self.leave()
-        self._over.wait()
 
     def stopped(self) -> Stopped:
         """Return what the command ends with."""
@@ -127,30 +99,14 @@ class _Stop:
         return Stopped(f"stopped by {name}: {self._how()}", number)
 
     def leave(self) -> None:
-        """End the process now, unless the main thread is about to."""
-        with self._lock:
-            if self._over.is_set() or self._leaving:
-                return
-            self._leaving = True
-            stopped = self.stopped()
-            self._tell(stopped)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(stopped.exit_code)
+        """End the process now."""
+        stopped = self.stopped()
+        self._tell(stopped)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped.exit_code)
 
     def over(self) -> None:
-        """The body has ended: the main thread says the rest."""
-        with self._lock:
-            self._over.set()
+        """Note that the body has ended: the main thread says the rest."""
         self._timer.cancel()
-
-
-def _is_worker() -> bool:
-    """Whether this thread runs one step at a time, and is not the one that has to end."""
-    if threading.current_thread() is threading.main_thread():
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
+        stopping.go_on()

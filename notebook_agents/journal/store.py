@@ -273,7 +273,7 @@ class Journal:
             self._ring = load_ring(create=other is None)
             if self._ring.created_at is not None:
                 sys.stderr.write(
-                    f"notebook-agents: made a master key, {self._ring.created_at}; keep a copy\n"
+                    f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy\n"
                 )
         if wrapped is None:
             if not create:

@@ -17,6 +17,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
 from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 
 _STEP_KINDS = (Kind.STEP_INTENDED, Kind.STEP_RETURNED, Kind.STEP_FAILED, Kind.STEP_SUSPENDED)
@@ -185,7 +186,12 @@ class RunDriver:
     # -- what happens now ---------------------------------------------------------------------
 
     def intend(self, step: StepState, *, ref: str | None = None) -> tuple[Attempt, Draft]:
-        """Begin an attempt; the draft must be appended durably before anything happens."""
+        """Begin an attempt; the draft must be appended durably before anything happens.
+
+        Raises:
+            RunStopped: This process was asked to begin no further step.
+        """
+        stopping.check()
         faults.hit(Fault.INTENT_BEFORE)
         with self._lock:
             doubtful = step.in_doubt

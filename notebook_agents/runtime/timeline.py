@@ -125,7 +125,7 @@ def summary(view: RunView) -> str:
     """Return one sentence on what the run did, or did not have to do again."""
     if view.stored:
         return "the stored answer was given: nothing was run"
-    saved = replayed(view)
+    saved = view.replayed
     if saved:
         seconds = sum(step.seconds or 0.0 for step in saved)
         return f"{_count(len(saved), 'step')} replayed: {duration(seconds)} not spent again"
@@ -438,12 +438,6 @@ def _outcome(step: Step, view: RunView) -> Outcome:
     if outcome is Outcome.RUNNING and view.status not in (RunStatus.PENDING, RunStatus.RUNNING):
         return Outcome.UNCERTAIN
     return outcome
-
-
-def replayed(view: RunView) -> list[Step]:
-    """Return the replayed steps, without those inside a step that was replayed as a whole."""
-    all_ = {step.id for step in view.steps if step.replayed}
-    return [step for step in view.steps if step.replayed and step.parent not in all_]
 
 
 def _title(view: RunView) -> str:

@@ -47,8 +47,8 @@ def run_view(
     ends = [record for record in records if record.kind is Kind.RUN_FINISHED]
     newest = ends[-1] if ends and ends[-1].seq > starts[-1].seq else None
     status = RunStatus(newest.name) if newest and newest.name else RunStatus.RUNNING
-    if status is RunStatus.RUNNING and number == info.run:
-        status = info.status
+    if status is RunStatus.RUNNING:  # a run that a newer one left behind has no driver either
+        status = info.status if number == info.run else RunStatus.ORPHANED
     return RunView(
         thread=thread,
         number=number,

@@ -1,0 +1,38 @@
+"""A wish to stop: steps that run are let finish, no other begins."""
+
+from __future__ import annotations
+
+import threading
+
+_wished = threading.Event()
+
+
+class RunStopped(BaseException):
+    """No step begins any more in this process.
+
+    It derives from BaseException because a node's `except Exception` around a durable call would
+    otherwise take it for a failure of that call and go on.
+    """
+
+    def __str__(self) -> str:
+        return "the run was asked to stop: its steps so far are kept, resume it to go on"
+
+
+def stop() -> None:
+    """Let no step of this process begin from now on. Safe in a signal handler."""
+    _wished.set()
+
+
+def go_on() -> None:
+    """Take the wish back."""
+    _wished.clear()
+
+
+def check() -> None:
+    """Raise if a stop was wished.
+
+    Raises:
+        RunStopped: It was.
+    """
+    if _wished.is_set():
+        raise RunStopped
