@@ -179,7 +179,9 @@ class ThreadInfo:
         agent: The name of the agent that made it, or None for a plain LangGraph thread.
         status: Where its newest run stands.
         run: The newest run's number within the thread, from 1; 0 where there is none.
-        returned: How many steps of the newest run have returned (nodes and durable calls).
+        returned: How many steps of the newest run have returned (nodes and durable calls), as of
+            its newest durable append: after a kill the last results may be missing here, and are
+            not in `run_view`.
         intended: How many attempts of steps the newest run has begun.
         created: When its first record was appended.
         updated: When its newest record was appended.

@@ -45,6 +45,9 @@ UPDATE threads SET
     status = coalesce($status, status)
 WHERE thread = $thread AND ($token IS NULL OR token = $token);
 
+-- name: queue.token
+SELECT token FROM threads WHERE thread = $thread;
+
 -- name: queue.claim_thread
 UPDATE threads SET
     agent = $agent, status = 'running', run = $run, session = $session, notebook = $notebook,

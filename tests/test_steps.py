@@ -258,6 +258,55 @@ def test_equal_arguments_are_equal_in_another_process(home, ledger, dies, trips)
     assert [step.replayed for step in done.steps] == [False, True, True]
 
 
+@pytest.mark.parametrize("given", [(1, 2), {"rows": [(1,)]}, {1, 2}, b"x"], ids=repr)
+def test_arguments_that_come_from_the_state(home, ledger, dies, trips, given):
+    """What LangGraph's state gives back as another type after a kill still is the same call."""
+
+    @na.step
+    def call(at: Any) -> None:
+        ledger.note("called")
+
+    def first(state: State) -> State:
+        return {"at": given}
+
+    def second(state: State) -> State:
+        call(state["at"])
+        trips()
+        return {"n": 1}
+
+    dies(lambda: run(home, first, second))
+    assert run(home, first, second).status is RunStatus.SUCCEEDED
+    assert ledger.lines() == ["called"]
+
+
+class Request:
+    """An object that is neither plain data nor a model."""
+
+    def __init__(self, method: str, path: str) -> None:
+        self.method = method
+        self.path = path
+
+
+def test_arguments_that_are_objects(home, ledger, dies, trips):
+    """An object stands for its content, whichever strings of it are one object in memory."""
+
+    @na.step
+    def call(request: Request) -> None:
+        ledger.note("called")
+
+    def first(state: State) -> State:
+        return {"items": ["same words", "same words"]}
+
+    def second(state: State) -> State:
+        call(Request(*state["items"]))
+        trips()
+        return {"n": 1}
+
+    dies(lambda: run(home, first, second))
+    assert run(home, first, second).status is RunStatus.SUCCEEDED
+    assert ledger.lines() == ["called"]
+
+
 def test_key_stands_for_the_arguments(home, ledger, dies, trips):
     """With `key=` the arguments need no digest, and calls with another key are other calls."""
 

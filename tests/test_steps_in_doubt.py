@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -265,26 +266,32 @@ def test_calls_under_gather(home, ledger, dies, trips):
     assert ledger.lines() == ["2", "1", "0", "3"]
 
 
-def test_equal_calls_under_gather(home, ledger, dies, trips):
+def test_equal_calls_at_the_same_time(home, ledger, dies, trips):
     """Equal calls at the same time are told apart by the order in which they were made."""
 
-    @na.step
-    async def call() -> int:
+    @na.step(key=lambda gate: "equal")
+    async def call(gate: asyncio.Event) -> int:
         place = ledger.note(na.idempotency_key())
-        if place == 2:
-            trips()
+        if place > 1:
+            await gate.wait()
         return place
 
     async def node(state: State) -> State:
-        return {"items": await asyncio.gather(call(), call(), call())}
+        gate = asyncio.Event()
+        first, *others = [asyncio.create_task(call(gate)) for _ in range(3)]
+        found = [await first]
+        trips()
+        gate.set()
+        return {"items": found + await asyncio.gather(*others)}
 
     dies(lambda: run(home, node))
     done = run(home, node)
-    lines = ledger.lines()
+    made = Counter(ledger.lines())
     assert done.value["items"][0] == 1
-    assert len(set(lines)) == 3
-    assert lines.count(lines[0]) == 1  # it had returned
-    assert lines.count(lines[1]) == 2  # it was killed
+    assert len(set(done.value["items"])) == 3
+    assert [step.key for step in done.steps if step.parent] == [*made]
+    assert made[ledger.lines()[0]] == 1  # it had returned
+    assert done.steps[1].replayed
 
 
 def test_calls_in_a_thread_pool(home, ledger, dies, trips):

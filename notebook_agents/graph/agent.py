@@ -115,8 +115,8 @@ class Agent:
 
         Args:
             input: The graph's input, or a `Command(resume=...)` that answers a waiting run.
-            thread: The conversation's name. None: a name that this cell and this input always give
-                (without a cell: this input, until its run is finished); it is said.
+            thread: The conversation's name. None: a name that this cell, `key` and input always give
+                (with neither cell nor key: this input, until its run is finished); it is said.
             config: LangGraph's config. Tags, metadata, `configurable` and the recursion limit are
                 kept for a resume, callbacks are not.
             context: The graph's runtime context; kept for a resume.
@@ -202,7 +202,7 @@ class Agent:
         origin = here()
         said = digest(given, f"the input of agent {self.name!r}", without=frozenset({"id"}))
         if thread is None:
-            thread = self._thread_for(said, origin, new=new)
+            thread = self._thread_for(said, origin, key, new=new)
         head = self.journal.head(thread)
         if head is not None and head.run:
             self._check_agent(head)
@@ -279,14 +279,14 @@ class Agent:
             context=kept["context"],
         )
 
-    def _thread_for(self, said: str, origin: Origin, *, new: bool) -> str:
+    def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
         """Return the thread that a call without one means, and say it."""
-        place = f"{origin.notebook}\0{origin.cell}"
+        place = f"{origin.notebook}\0{origin.cell}\0{key}"
         seed = hashlib.blake2b(f"{self.name}\0{place}\0{said}".encode(), digest_size=8).digest()
         name = ids.thread_name(self.name, seed)
         head = None if new else self.journal.head(name)
-        done = head is not None and head.info().status.finished and origin.cell is None
-        if new or done:
+        nameless = origin.cell is None and key is None
+        if new or (nameless and head is not None and head.info().status.finished):
             name = ids.new_thread_name(self.name)
         sys.stderr.write(f"thread: {name}\n")
         return name

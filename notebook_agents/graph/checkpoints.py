@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple, writes_sort_key
 
-from notebook_agents.journal.values import DELTA, LIST, SAME, Decoder, Encoder, Node, pack, unpack
+from notebook_agents.journal.values import (
+    DELTA,
+    LIST,
+    SAME,
+    Decoder,
+    Encoder,
+    Node,
+    pack,
+    spread,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,7 +106,7 @@ def _grown(
     if before is not None and before.elements is not None:
         keep = _common(before.elements, elements)
         if keep and len(elements) - keep <= _GROWTH:
-            new = [encoder.placed(node) for node in elements[keep:]]
+            new = encoder.placed_all(elements[keep:])
             stored: Node = (DELTA, encoder.refer(before.base), keep, new)
             return stored, before._replace(version=version, at=draft)
     return encoder.placed(tree), _Stored(version, draft, draft, elements)
@@ -190,7 +200,7 @@ class Reader:
             return self._decoder.decode(tree, record.refs)
         _, place, keep, new = tree
         base = all_refs[record.refs[place]]
-        old = self._payloads[base.seq][2][channel][1][:keep]
+        old = spread(self._payloads[base.seq][2][channel][1])[:keep]
         front, back = (LIST, old), (LIST, new)
         self._decoder.prefetch([(front, base.refs), (back, record.refs)])
         items: list[Any] = self._decoder.decode(front, base.refs)

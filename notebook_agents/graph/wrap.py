@@ -8,11 +8,15 @@ config).
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
 from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
@@ -36,6 +40,11 @@ def durable(graph: Graph, driver: RunDriver, saver: DriverSaver) -> Graph:
 
 
 def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
+    messages = frozenset(
+        name
+        for name, channel in graph.channels.items()
+        if getattr(channel, "operator", None) is add_messages
+    )
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
         bound = node.bound
@@ -47,7 +56,7 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
             inner = bound.copy({"nodes": _durable_nodes(bound, driver, saver)})
             nodes[name] = node.copy({"bound": inner, "subgraphs": [inner]})
         else:
-            wrapped = DurableNode(bound, name=name, driver=driver, saver=saver)
+            wrapped = DurableNode(bound, name=name, driver=driver, saver=saver, messages=messages)
             nodes[name] = node.copy({"bound": wrapped})
     return nodes
 
@@ -60,15 +69,23 @@ class DurableNode(Runnable[Any, Any]):
         name: The node's name.
         driver: The run.
         saver: Where the checkpoints arrive that its intents rest on.
+        messages: The graph's channels that LangGraph's `add_messages` reduces.
     """
 
     def __init__(
-        self, inner: Runnable[Any, Any], *, name: str, driver: RunDriver, saver: DriverSaver
+        self,
+        inner: Runnable[Any, Any],
+        *,
+        name: str,
+        driver: RunDriver,
+        saver: DriverSaver,
+        messages: frozenset[str],
     ) -> None:
         self.inner = inner
         self.name: str = name
         self.driver = driver
         self.saver = saver
+        self._messages = messages
         function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner
         # LangGraph's CachePolicy makes its keys of these; without them two graphs' nodes of one
         # name would share cached results.
@@ -78,17 +95,17 @@ class DurableNode(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         """Run the node, or give its recorded result."""
-        step, checkpoint, task = self._place(config)
+        step, checkpoint = self._place(config)
         if step.returned is not None:
             return _given(self.driver.result(step))
         self.saver.barrier.wait(checkpoint)
         self.saver.settle()
-        attempt, intent = self.driver.intend(step, ref=task)
+        attempt, intent = self.driver.intend(step)
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
         try:
             with inside(self.driver, attempt):
-                value = self.inner.invoke(input, config, **kwargs)
+                value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
             drafts = self.driver.returned(attempt, value)
         except Exception as error:
             self.driver.journal.append(self._ended(attempt, error), durable=False)
@@ -98,17 +115,19 @@ class DurableNode(Runnable[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         """Run the node without blocking the event loop, or give its recorded result."""
-        step, checkpoint, task = self._place(config)
+        step, checkpoint = self._place(config)
         if step.returned is not None:
             return _given(self.driver.result(step))
         await self.saver.barrier.wait_async(checkpoint)
         self.saver.settle()
-        attempt, intent = self.driver.intend(step, ref=task)
+        attempt, intent = self.driver.intend(step)
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
         try:
             with inside(self.driver, attempt):
-                value = await self.inner.ainvoke(input, config, **kwargs)
+                value = with_message_ids(
+                    await self.inner.ainvoke(input, config, **kwargs), self._messages
+                )
             drafts = self.driver.returned(attempt, value)
         except Exception as error:
             await self.driver.journal.append_async(self._ended(attempt, error), durable=False)
@@ -117,8 +136,8 @@ class DurableNode(Runnable[Any, Any]):
         self._record(attempt, drafts)
         return value
 
-    def _place(self, config: RunnableConfig | None) -> tuple[StepState, str, str]:
-        """Return the step that this execution is, its checkpoint's id and its task id."""
+    def _place(self, config: RunnableConfig | None) -> tuple[StepState, str]:
+        """Return the step that this execution is, and its checkpoint's id."""
         info = execution_info(config)
         if info is None:
             raise NotDurableError(
@@ -131,7 +150,7 @@ class DurableNode(Runnable[Any, Any]):
             parent=outer[1].step.id if outer else None,
             ns=info.checkpoint_ns.rpartition("|")[0],
         )
-        return step, info.checkpoint_id, info.task_id
+        return step, info.checkpoint_id
 
     def _record(self, attempt: Attempt, drafts: list[Draft]) -> None:
         self.driver.journal.append(drafts, durable=False)
@@ -145,6 +164,26 @@ class DurableNode(Runnable[Any, Any]):
         if isinstance(error, ParentCommand):  # a result for the graph around this one
             return self.driver.returned(attempt, _ForParent(error.args[0]))
         return self.driver.failed(attempt, error)
+
+
+def with_message_ids(value: Any, channels: frozenset[str]) -> Any:
+    """Give new messages the ids that `add_messages` would give them a moment later.
+
+    So the recorded result is what the state will hold, a replay brings the same ids, and a message
+    is stored once and not once with its id and once without.
+    """
+    if isinstance(value, Command):
+        with_message_ids(value.update, channels)
+    elif isinstance(value, dict):
+        for name in channels & value.keys():
+            given = value[name]
+            for message in given if isinstance(given, list) else [given]:
+                if isinstance(message, BaseMessage) and message.id is None:
+                    message.id = str(uuid4())
+    elif isinstance(value, list):
+        for item in value:
+            with_message_ids(item, channels)
+    return value
 
 
 class _ForParent:

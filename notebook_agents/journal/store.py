@@ -278,8 +278,8 @@ class Journal:
         if wrapped is None:
             if not create:
                 raise KeyMissingError(
-                    f"the key of thread {scope!r} was deleted from {self.home}: its contents cannot "
-                    "be read any more"
+                    f"the key of thread {scope!r} was deleted from {self.home}: its contents "
+                    "cannot be read any more"
                 )
             if other is not None:
                 self._ring.get(wrapped_by(other))  # a journal keeps to the keys it has

@@ -34,7 +34,7 @@ WHOLE_UP_TO = 4096
 every record that refers to it."""
 _DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
 
-LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA = range(9)
+LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN = range(10)
 """What a node of a tree is; the first element of its tuple. The last two refer to another record's
 tree of the same name: `SAME` is that tree, `DELTA` its first elements and then some more."""
 
@@ -225,7 +225,33 @@ class Encoder:
             return node
         if kind in (CHUNKED, PAGED):
             return (kind, node[1], self.refer(node[2]))
+        if kind == LIST:
+            return (LIST, self.placed_all(node[1]))
         return (*node[:-1], [self.placed(child) for child in node[-1]])
+
+    def placed_all(self, nodes: Sequence[Node]) -> list[Node]:
+        """Return a list's nodes as they are stored: neighbouring chunks in one node."""
+        stored: list[Node] = []
+        for node in map(self.placed, nodes):
+            last = stored[-1] if stored else (LEAF,)
+            if node[0] == CHUNKED and last[0] == SPAN and last[1] == node[1]:
+                stored[-1] = (SPAN, node[1], last[2], last[3] + 1)
+            elif node[0] == CHUNKED:
+                stored.append((SPAN, node[1], node[2], 1))
+            else:
+                stored.append(node)
+        return stored
+
+
+def spread(nodes: Sequence[Any]) -> list[Any]:
+    """Return a stored list's nodes with one for each chunk again."""
+    found: list[Any] = []
+    for node in nodes:
+        if node[0] == SPAN:
+            found.extend((CHUNKED, node[1], place) for place in range(node[2], node[2] + node[3]))
+        else:
+            found.append(node)
+    return found
 
 
 def pack(tree: Any) -> bytes:
@@ -283,7 +309,7 @@ class Decoder:
             return self._chunk_value(refs[node[2]])
         if kind == LIST:
             items: list[Any] = []
-            for child in node[1]:
+            for child in spread(node[1]):
                 if child[0] == PAGED:
                     items.extend(self._chunk_value(refs[child[2]]))
                 elif child[0] == RUN:
@@ -309,4 +335,6 @@ def _places(node: Sequence[Any]) -> list[int]:
         return []
     if kind in (CHUNKED, PAGED):
         return [node[2]]
+    if kind == SPAN:
+        return list(range(node[2], node[2] + node[3]))
     return [place for child in node[-1] for place in _places(child)]

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from notebook_agents.sealing import DataKey
 
 
+_Place = tuple[str, int | None]
+"""A thread and the token of who writes to it."""
+
+
 class _Ticket:
     """What one caller appends, and what became of it."""
 
@@ -93,6 +97,8 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._newest: tuple[Any, ...] = ()
+        self._untold: dict[_Place, dict[str, Any]] = {}  # counts that no head has yet
+        self._after: dict[_Place, dict[str, Any]] = {}  # the same, once the transaction commits
         self._parents: set[str] = set()  # threads that the process this one was forked from drives
         self.driving: set[str] = set()
         """Threads that this process drives now; a claim of its own that is not here is stale."""
@@ -200,6 +206,7 @@ class Writer:
         kept = [self._connection]
         self._connection = None
         self._parents |= self.driving
+        self._untold = {}
         self.driving = set()
         self._waiting = []
         self._lock = threading.Lock()
@@ -274,22 +281,23 @@ class Writer:
                 self._synchronous = synchronous
             connection.execute("BEGIN IMMEDIATE")
             try:
-                last = self._write(connection, batch)
+                last = self._write(connection, batch, durable=durable)
                 faults.hit(Fault.COMMIT_BEFORE)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            self._untold = self._after
         faults.hit(Fault.COMMIT_AFTER)
         return last
 
-    def _write(self, connection: sqlite3.Connection, batch: list[_Ticket]) -> int:
+    def _write(self, connection: sqlite3.Connection, batch: list[_Ticket], *, durable: bool) -> int:
         seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
         ts = clock.now_us()
         finished: list[Draft] = []
         rows = []
-        touched: dict[tuple[str, int | None], dict[str, Any]] = {}
+        touched: dict[_Place, dict[str, Any]] = {}
         for ticket in batch:
             for draft in ticket.drafts:
                 seq += 1
@@ -311,19 +319,52 @@ class Writer:
         connection.executemany(query("queue.append"), rows)
         if rows:
             self._newest = rows[-1]
-        for values in touched.values():
-            self._touch(connection, batch, values)
+        self._tell_heads(connection, batch, touched, durable=durable)
         for draft in finished:
             connection.execute(
                 query("queue.release_thread"), {"thread": draft.thread, "token": draft.token}
             )
         return seq
 
-    def _touch(
+    def _tell_heads(
+        self,
+        connection: sqlite3.Connection,
+        batch: list[_Ticket],
+        touched: dict[_Place, dict[str, Any]],
+        *,
+        durable: bool,
+    ) -> None:
+        """Bring the threads' heads up to date; a driver's only with its durable appends.
+
+        A result between two intents would otherwise write a page of its own for its thread's
+        counts, a fifth of what a step writes to the log. Its driver's token is compared all the
+        same.
+        """
+        later: dict[_Place, dict[str, Any]] = {}
+        for place, values in touched.items():
+            sums = _added(self._untold.get(place), values)
+            if durable or values["token"] is None or values["status"] is not None:
+                told = connection.execute(query("queue.touch_thread"), sums).rowcount == 1
+            else:
+                later[place] = sums
+                row = connection.execute(query("queue.token"), {"thread": place[0]}).fetchone()
+                told = row is not None and row[0] == place[1]
+            if not told:
+                self._refuse_or_add(connection, batch, values)
+        if durable:
+            for place, sums in self._untold.items():
+                if place not in touched:
+                    connection.execute(query("queue.touch_thread"), sums)
+            self._after = later
+        else:
+            self._after = {
+                **{place: sums for place, sums in self._untold.items() if place not in touched},
+                **later,
+            }
+
+    def _refuse_or_add(
         self, connection: sqlite3.Connection, batch: list[_Ticket], values: dict[str, Any]
     ) -> None:
-        if connection.execute(query("queue.touch_thread"), values).rowcount:
-            return
         thread, token = values["thread"], values["token"]
         row = connection.execute(query("queue.thread"), {"thread": thread}).fetchone()
         if row is None and token is None:
@@ -426,7 +467,7 @@ class Writer:
         return row is not None and row[0] == self._newest[-1]  # no two seals are alike
 
 
-def _count(touched: dict[tuple[str, int | None], dict[str, Any]], draft: Draft, ts: int) -> None:
+def _count(touched: dict[_Place, dict[str, Any]], draft: Draft, ts: int) -> None:
     """Add a draft to what its thread's head is told."""
     values = touched.get((draft.thread, draft.token))
     if values is None:
@@ -447,6 +488,14 @@ def _count(touched: dict[tuple[str, int | None], dict[str, Any]], draft: Draft, 
     values["returned"] += draft.kind is Kind.STEP_RETURNED
     if draft.kind is Kind.RUN_FINISHED:
         values["status"] = draft.name
+
+
+def _added(before: dict[str, Any] | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a thread's counts with those that its head was not told yet."""
+    if before is None:
+        return values
+    sums = {name: before[name] + values[name] for name in ("records", "intended", "returned")}
+    return {**values, **sums}
 
 
 def _describe(head: Head) -> str:

@@ -185,7 +185,7 @@ class RunDriver:
 
     # -- what happens now ---------------------------------------------------------------------
 
-    def intend(self, step: StepState, *, ref: str | None = None) -> tuple[Attempt, Draft]:
+    def intend(self, step: StepState) -> tuple[Attempt, Draft]:
         """Begin an attempt; the draft must be appended durably before anything happens.
 
         Raises:
@@ -200,7 +200,7 @@ class RunDriver:
             attempt = Attempt(step, step.attempts)
         if doubtful:
             self.tell(step, "in_doubt")
-        return attempt, self._draft(Kind.STEP_INTENDED, attempt, ref=ref)
+        return attempt, self._draft(Kind.STEP_INTENDED, attempt)
 
     def intended(self, attempt: Attempt) -> None:
         """Note that the intent is on disk."""
@@ -308,7 +308,7 @@ class RunDriver:
                 )
             )
 
-    def _draft(self, kind: Kind, attempt: Attempt, *, ref: str | None = None) -> Draft:
+    def _draft(self, kind: Kind, attempt: Attempt) -> Draft:
         step = attempt.step
         return self.draft(
             kind,
@@ -317,7 +317,6 @@ class RunDriver:
             name=step.name,
             ns=step.ns or None,
             attempt=attempt.number,
-            ref=ref,
         )
 
 

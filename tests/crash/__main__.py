@@ -87,6 +87,7 @@ def _print_tally(console: Console, tally: Tally) -> None:
         ("threads driven to their end", tally.trials),
         ("killed, SIGKILL", tally.killed),
         ("ended by SIGTERM at a fault point", tally.terminated),
+        ("interrupted, SIGINT", tally.interrupted),
         ("exceptions raised at a fault point", tally.raised),
         ("acknowledged records", tally.acknowledged),
         ("acknowledged records lost", tally.lost),

@@ -1,7 +1,7 @@
 """The ways in which trials are disturbed, each trial with a name that replays it.
 
 A trial is a function of the seed and its name: `faults/fan-out/result.after@2/sigkill`,
-`random/nested/17`, `together/3`.
+`random/nested/17`, `interrupt/async/2`, `together/3`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from .shapes import Shape
 
-ARMS = ("faults", "random", "together")
+ARMS = ("faults", "random", "interrupt", "together")
 HITS = (1, 2, 3, 5, 8)
 """Which passage of a fault point is disturbed, where the graph passes it that often."""
 SLACK = 2
@@ -57,6 +59,8 @@ def run_trial(name: str, seed: int) -> Tally:
             return _in_folder(lambda at: _at_fault(name, SHAPES[shape], armed, chance, at))
         case "random", [shape, _] if shape in SHAPES:
             return _in_folder(lambda at: _at_random(name, SHAPES[shape], chance, at))
+        case "interrupt", [shape, _] if shape in SHAPES:
+            return _in_folder(lambda at: _interrupted(name, SHAPES[shape], chance, at))
         case "together", [_]:
             return _in_folder(lambda at: _all_at_once(name, chance, at))
     raise ValueError(f"no trial is called {name!r}")
@@ -82,8 +86,9 @@ def endless(seed: int, arm: str = "all") -> Iterator[str]:
         yield from faulty
     chance = Random(seed)
     for number in itertools.count():
-        if arm in ("all", "random"):
-            yield from (f"random/{shape}/{number}" for shape in SHAPES)
+        for each in ("random", "interrupt"):
+            if arm in ("all", each):
+                yield from (f"{each}/{shape}/{number}" for shape in SHAPES)
         if arm in ("all", "together"):
             yield f"together/{number}"
         if arm in ("all", "faults"):
@@ -123,13 +128,28 @@ def _undisturbed(shape: str, *, ingest: bool) -> tuple[float, dict[str, int]]:
 
 def _at_fault(name: str, shape: Shape, armed: Armed, chance: Random, folder: Path) -> Tally:
     ingest = armed.fault in INGEST_FAULTS
-    again = armed.action is Action.RAISE and chance.random() < 0.5
-    plans = [Plan(armed=armed, ingest=ingest, again=again)]
+    polite = armed.action is Action.TERMINATE and chance.random() < 0.5
+    again = (polite or armed.action is Action.RAISE) and chance.random() < 0.5
+    plans = [Plan(armed=armed, ingest=ingest, again=again, polite=polite)]
     while len(plans) < DEATHS and chance.random() < 0.5:
         other = Armed(
             fault=chance.choice(list(Fault)), hit=chance.choice((1, 2)), action=Action.KILL
         )
         plans.append(_next_plan(chance, armed=other, ingest=ingest))
+    return Trial(name, shape, folder).play(plans)
+
+
+def _interrupted(name: str, shape: Shape, chance: Random, folder: Path) -> Tally:
+    """Send SIGINT, which Python raises anywhere in the main thread; half the times go on there."""
+    seconds = _undisturbed(shape.name, ingest=False)[0]
+    plans = [
+        replace(
+            _next_plan(chance, delay=chance.uniform(0, seconds), ingest=False),
+            signal=signal.SIGINT,
+            again=chance.random() < 0.5,
+        )
+        for _ in range(DEATHS)
+    ]
     return Trial(name, shape, folder).play(plans)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-HUNG_SECONDS = 30.0
+HUNG_SECONDS = 20.0
 """After this a child counts as hung; the slowest honest one takes about a second."""
 _LAST_WORDS_SECONDS = 2.0
 
@@ -44,10 +44,10 @@ class Child:
         """Wait until the child is gone, for at most `seconds`."""
         return bool(select.select([self.alive], [], [], seconds)[0])
 
-    def kill(self, *, group: bool = False) -> None:
-        """Send SIGKILL to the child, or to its whole process group."""
+    def kill(self, number: int = signal.SIGKILL, *, group: bool = False) -> None:
+        """Send a signal to the child, or to its whole process group."""
         with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
+            (os.killpg if group else os.kill)(self.pid, number)
 
     def end(self) -> int:
         """Wait for the child and return its exit code, or minus the signal that killed it.
@@ -57,7 +57,7 @@ class Child:
         """
         hung = not self.ends_within(HUNG_SECONDS)
         if hung:
-            os.kill(self.pid, signal.SIGUSR1)  # its stacks go to the log
+            self.kill(signal.SIGUSR1)  # its stacks go to the log
             self.ends_within(_LAST_WORDS_SECONDS)
             self.kill()
         _, status = os.waitpid(self.pid, 0)
@@ -78,10 +78,15 @@ def fork(body: Callable[[], None], log: Path, *, group: int | None = None) -> Ch
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        _live(body, log, group)
+    # A SIGINT may come at once: until the child is ready for it, it waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            _live(body, log, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.close(writing)
     if group is not None:
         # Both sides set it, so that neither has to wait for the other. A child that is gone
@@ -95,16 +100,21 @@ def _live(body: Callable[[], None], log: Path, group: int | None) -> NoReturn:
     """Be the child: never return into the parent's code, never run its exit handlers."""
     status = 70
     try:
-        if group is not None:
-            os.setpgid(0, group)
-        output = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        faulthandler.register(signal.SIGUSR1, file=output)
-        body()
-        status = 0
-    except BaseException:  # noqa: BLE001 - the child's last words, whatever ended it
-        traceback.print_exc()
-    finally:
+        try:
+            if group is not None:
+                os.setpgid(0, group)
+            output = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+            faulthandler.register(signal.SIGUSR1, file=output)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            body()
+            status = 0
+        except BaseException:
+            traceback.print_exc()  # the child's last words, whatever ended it
+        os._exit(status)
+    except (
+        BaseException
+    ):  # the SIGINT came after the body: it must not go up into the parent's code
         os._exit(status)

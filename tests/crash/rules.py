@@ -39,6 +39,7 @@ def fired_again(lines: Sequence[Line]) -> list[str]:
 
     A step has returned when somebody was told so, or when a fresh process found its result in the
     journal. Counted by label: a step that came back under another key has still been fired again.
+    Only behind an injected exception may one process fire a step twice: a retry policy does.
     """
     labels = _labels(lines)
     returned: dict[str, int] = {}
@@ -54,6 +55,8 @@ def fired_again(lines: Sequence[Line]) -> list[str]:
             elif (line.label, line.life) in seen:
                 broken.append(f"{line.label} fired twice in life {line.life}")
             seen.add((line.label, line.life))
+        elif line.what is What.FIRED:
+            seen.clear()
         elif line.what is What.ACK:
             returned.setdefault(line.label, line.life)
         elif line.what is What.REPORTED and line.key in labels:
@@ -69,17 +72,20 @@ def lost(lines: Sequence[Line]) -> list[str]:
     """Return the steps that were acknowledged and that a later look into the journal missed."""
     labels = _labels(lines)
     told: dict[str, int] = {}
+    before: dict[str, int] = {}
     broken = []
     for line in lines:
         if line.what is What.ACK:
             told.setdefault(line.label, line.life)
         elif line.what is What.REPORTED and line.key in labels:
             told.setdefault(labels[line.key], line.life)
+        elif line.what is What.LOOKS:
+            before = dict(told)  # what is acknowledged while it reads may be missed
         elif line.what is What.AUDIT:
             found = {labels[key] for key in line.value if key in labels}
             broken += [
                 f"{label} was acknowledged in life {life}; life {line.life} does not find it"
-                for label, life in told.items()
+                for label, life in before.items()
                 if label not in found
             ]
     return broken

@@ -6,6 +6,7 @@ it. A failure names the trial; `--seed` and `--only` repeat it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
@@ -30,20 +31,29 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.crash
 
 SEED = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(2**32))
-SHORT_HITS = (1, 2)
-"""The suite disturbs these passages of each fault point; a long run also later ones."""
-RANDOM_TRIALS = 12
-TOGETHER_TRIALS = 8
+SHAPES_AT_FAULTS = {
+    Action.KILL: ("sequential", "async", "fan-out", "nested"),
+    Action.TERMINATE: ("sequential", "fan-out"),
+    Action.RAISE: ("async", "retried"),
+}
+HITS = (1, 2)
+"""The suite disturbs these passages of a fault point in these shapes; a long run all."""
+RANDOM_KILLS = 24
+"""For each shape. With those at the fault points and those at one instant more than 300."""
+TOGETHER_KILLS = 40
+INTERRUPTED_TRIALS = 4
 
 
-def _run(names: Iterable[str]) -> Tally:
+def _run(names: Iterable[str], *, kills: int | None = None) -> Tally:
+    """Run trials, until `kills` processes have died if that is given; stop at a broken promise."""
     tally = Tally()
     for name in names:
         tally.add(arms.run_trial(name, SEED))
+        repeats = f"python -m tests.crash --seed {SEED} --only {name}"
+        assert not tally.violations, "\n".join([f"{repeats} repeats this:", *tally.violations])
+        if kills is not None and tally.killed >= kills:
+            break
     assert tally.trials
-    assert not tally.violations, "\n".join(
-        [f"python -m tests.crash --seed {SEED} --only NAME repeats one:", *tally.violations]
-    )
     return tally
 
 
@@ -51,9 +61,13 @@ def _run(names: Iterable[str]) -> Tally:
 @pytest.mark.parametrize("fault", Fault)
 def test_a_run_survives_every_fault_point(fault: Fault, action: Action) -> None:
     """Whatever happens at a durable edge, no record is lost and no returned step runs again."""
-    hits = {f"{fault}@{hit}" for hit in SHORT_HITS}
-    names = [name for shape in SHAPES for name in arms.fault_trials(shape)]
-    names = [name for name in names if name.split("/")[2] in hits and name.split("/")[3] == action]
+    points = {f"{fault}@{hit}" for hit in HITS}
+    names = [
+        name
+        for shape in SHAPES_AT_FAULTS[action]
+        for name in arms.fault_trials(shape)
+        if name.split("/")[2] in points and name.endswith(f"/{action}")
+    ]
     tally = _run(names)
     if action is Action.KILL:
         assert tally.killed >= len(names)
@@ -62,14 +76,18 @@ def test_a_run_survives_every_fault_point(fault: Fault, action: Action) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_run_survives_kills_at_random_moments(shape: str) -> None:
     """SIGKILL from outside, whenever it comes, also while a killed run is being resumed."""
-    tally = _run(f"random/{shape}/{number}" for number in range(RANDOM_TRIALS))
-    assert tally.killed
+    _run((f"random/{shape}/{number}" for number in itertools.count()), kills=RANDOM_KILLS)
 
 
 def test_every_process_of_a_journal_dies_at_the_same_instant() -> None:
     """What several processes were told is in their one journal when none of them is left."""
-    tally = _run(f"together/{number}" for number in range(TOGETHER_TRIALS))
-    assert tally.killed
+    _run((f"together/{number}" for number in itertools.count()), kills=TOGETHER_KILLS)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_can_be_stopped_anywhere(shape: str) -> None:
+    """After a Ctrl-C, wherever Python raises it, the run goes on, there or in another process."""
+    _run(f"interrupt/{shape}/{number}" for number in range(INTERRUPTED_TRIALS))
 
 
 def test_the_same_kill_that_repeats_a_step_of_langgraph_alone_repeats_none_here() -> None:

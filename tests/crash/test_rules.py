@@ -25,8 +25,11 @@ def _reported(label: str, *, life: int = 1) -> Line:
     return Line(what=What.REPORTED, life=life, key=f"key-{label}")
 
 
-def _audit(*labels: str, life: int = 2) -> Line:
-    return Line(what=What.AUDIT, life=life, value=[f"key-{label}" for label in labels])
+LOOKS = Line(what=What.LOOKS, life=2)
+
+
+def _audit(*labels: str) -> Line:
+    return Line(what=What.AUDIT, life=2, value=[f"key-{label}" for label in labels])
 
 
 def _done(life: int = 2, **results: str) -> Line:
@@ -34,11 +37,14 @@ def _done(life: int = 2, **results: str) -> Line:
 
 
 KEPT = [
-    [_effect("a"), _ack("a"), _audit("a"), _done(a="v")],
+    [_effect("a"), _ack("a"), LOOKS, _audit("a"), _done(a="v")],
+    [_effect("a"), LOOKS, _ack("a"), _audit(), _done(a="v")],
     # In doubt: nobody was told, so it runs again, under the same key.
     [_effect("a"), _audit(), _effect("a", life=2, value="w"), _ack("a", life=2, value="w")],
     # The journal may know more than anybody was told.
     [_effect("a"), _audit("a"), _done(a="v")],
+    # What an exception cut off is what a retry policy is there for.
+    [_effect("a"), Line(what=What.FIRED, life=1), _effect("a", value="w"), _done(a="w")],
 ]
 
 BROKEN = {
@@ -59,11 +65,11 @@ BROKEN = {
         "a fired twice in life 1",
     ],
     "acknowledged and lost": [
-        [_effect("a"), _ack("a"), _audit()],
+        [_effect("a"), _ack("a"), LOOKS, _audit()],
         "a was acknowledged in life 1; life 2 does not find it",
     ],
     "reported and lost": [
-        [_effect("a"), _reported("a"), _audit()],
+        [_effect("a"), _reported("a"), LOOKS, _audit()],
         "a was acknowledged in life 1; life 2 does not find it",
     ],
     "another key": [
@@ -85,7 +91,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("lines", KEPT, ids=("in order", "in doubt", "known to the journal alone"))
+@pytest.mark.parametrize(
+    "lines", KEPT, ids=["in order", "while it looked", "in doubt", "unacknowledged", "retried"]
+)
 def test_what_may_happen_breaks_no_rule(lines: list[Line]) -> None:
     """A ledger that keeps every promise is judged to."""
     assert rules.violations(lines) == []

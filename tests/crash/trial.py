@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,9 @@ _LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb)
 SMALL_QUEUE = 8
 """Records after which a burst moves the queue to DuckDB in the trials that ingest."""
 
+IMPATIENT_SECONDS = 3.0
+"""After this a run that was interrupted is interrupted again."""
+
 
 class Action(StrEnum):
     """What happens at an armed fault point."""
@@ -72,22 +75,27 @@ class Plan:
 
     Attributes:
         armed: Where it is disturbed from within, or None.
-        delay: Seconds after which it is killed from outside, or None.
+        delay: Seconds after which it is signalled from outside, or None.
+        signal: With what: SIGKILL, or SIGINT as a notebook's stop button does.
         resume: Whether it calls `na.resume(thread)`; otherwise `agent.run` with the same input.
         audit: Whether it first looks into the journal for what has returned.
         ingest: Whether DuckDB takes the records over while the graph runs.
         again: Whether it resumes in the same process, as a person would who runs the cell again,
             when the run ended with an exception. That counts as a life of its own.
+        polite: Whether a SIGTERM raises in the main thread, as the command line lets it do, instead
+            of ending the process.
         optional: Whether `armed` may stay unreached: for processes that resume, when nobody knows
             how much is left to do.
     """
 
     armed: Armed | None = None
     delay: float | None = None
+    signal: int = signal.SIGKILL
     resume: bool = False
     audit: bool = True
     ingest: bool = False
     again: bool = False
+    polite: bool = False
     optional: bool = False
 
     @property
@@ -104,6 +112,7 @@ class Tally:
         trials: How many threads were driven to their end.
         killed: Processes that died of SIGKILL.
         terminated: Runs that a SIGTERM ended.
+        interrupted: Runs that a SIGINT ended.
         raised: Runs that an injected exception ended or passed through.
         acknowledged: Steps that somebody was told have returned.
         lost: Those of them that a later look into the journal missed.
@@ -114,6 +123,7 @@ class Tally:
     trials: int = 0
     killed: int = 0
     terminated: int = 0
+    interrupted: int = 0
     raised: int = 0
     acknowledged: int = 0
     lost: int = 0
@@ -123,19 +133,11 @@ class Tally:
     @property
     def disturbances(self) -> int:
         """How many processes were disturbed in any way."""
-        return self.killed + self.terminated + self.raised
+        return self.killed + self.terminated + self.interrupted + self.raised
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one."""
-        for name in (
-            "trials",
-            "killed",
-            "terminated",
-            "raised",
-            "acknowledged",
-            "lost",
-            "repeated",
-        ):
+        for name in (each.name for each in fields(self) if each.name != "violations"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.violations.extend(other.violations)
 
@@ -194,30 +196,44 @@ class Trial:
             return False
         lines = [line for line in self._ledger.lines() if line.life >= self._first]
         said = {line.what for line in lines}
-        armed = self._plan.armed
-        fired = What.FIRED in said
-        self.tally.killed += code == -signal.SIGKILL
-        if armed is not None:
-            self.tally.terminated += fired and armed.action is Action.TERMINATE
-            self.tally.raised += fired and armed.action is Action.RAISE
-            if not fired and not self._plan.optional:
-                self._violate(f"{armed.fault} was not reached {armed.hit} times; exit code {code}")
-        for line in lines:
-            if line.what is What.RAISED and not (
-                fired and armed and armed.action is not Action.KILL
-            ):
-                self._violate(f"life {line.life} ended with {line.value}")
-        expected = code == 0 or fired or (code == -signal.SIGKILL and self._plan.delay is not None)
-        if not expected and What.RAISED not in said:
-            self._violate(f"life {self._lives} ended with exit code {code}: {self._tail()}")
+        self._count(code, said)
+        if not self._may_raise(said):
+            for line in lines:
+                if line.what is What.RAISED:
+                    self._violate(f"life {line.life} ended with {line.value}: {self._tail()}")
+            if code not in (0, -signal.SIGKILL) and What.RAISED not in said:
+                self._violate(f"life {self._lives} ended with exit code {code}: {self._tail()}")
         self.ended = What.DONE in said and code == 0
         return self.ended
+
+    def _count(self, code: int, said: set[What]) -> None:
+        """Count how a process was disturbed; what was armed must have been reached."""
+        armed = self._plan.armed
+        self.tally.killed += code == -signal.SIGKILL
+        if self._plan.signal == signal.SIGINT:
+            self.tally.interrupted += code != 0 or What.RAISED in said
+        if armed is None:
+            return
+        if What.FIRED in said:
+            self.tally.terminated += armed.action is Action.TERMINATE
+            self.tally.raised += armed.action is Action.RAISE
+        elif not self._plan.optional:
+            self._violate(f"{armed.fault} was not reached {armed.hit} times; exit code {code}")
+
+    def _may_raise(self, said: set[What]) -> bool:
+        """Whether it was this process's plan to end with an exception."""
+        armed = self._plan.armed
+        fired = What.FIRED in said and armed is not None and armed.action is not Action.KILL
+        return fired or self._plan.signal == signal.SIGINT
 
     def live(self, plan: Plan) -> bool:
         """Run one process from its birth to its end; return whether it gave the answer."""
         child = self.begin(plan)
         if plan.delay is not None and not child.ends_within(plan.delay):
-            child.kill()
+            child.kill(plan.signal)
+            # A SIGINT can fall where Python or LangGraph swallows it: then one presses stop again.
+            if plan.signal == signal.SIGINT and not child.ends_within(IMPATIENT_SECONDS):
+                child.kill(signal.SIGINT)
         return self.end()
 
     def play(self, plans: Iterable[Plan]) -> Tally:
@@ -269,6 +285,8 @@ class Trial:
             write_to(self._ledger, life=life, thread=self.thread)
             if self._before is not None:
                 self._before()
+            if plan.polite:
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
             if plan.ingest:
                 settings.INGEST_RECORDS = SMALL_QUEUE
             passed: Counter[str] = Counter()
@@ -286,7 +304,7 @@ class Trial:
     def _drive_stubbornly(self, journal: na.Journal, plan: Plan, life: int) -> None:
         try:
             self._drive(journal, plan)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if not plan.again:
                 raise
             note(What.RAISED, value=f"{type(error).__name__}: {error}")
@@ -295,14 +313,14 @@ class Trial:
 
     def _drive(self, journal: na.Journal, plan: Plan) -> None:
         if plan.audit:
-            note(What.AUDIT, value=_returned(journal, self.thread))
+            _audit(journal, self.thread)
         # No agent is made before: an empty process has none, and rebuilds it from the journal.
         run = _resumed(journal, self.thread) if plan.resume else None
         if run is None:
             agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
             run = agent.run(start(), thread=self.thread, key="trial")
         note(What.DONE, value=run.value)
-        note(What.AUDIT, value=_returned(journal, self.thread))
+        _audit(journal, self.thread)
 
 
 def _resumed(journal: na.Journal, thread: str) -> na.Run | None:
@@ -313,13 +331,15 @@ def _resumed(journal: na.Journal, thread: str) -> na.Run | None:
         return None
 
 
-def _returned(journal: na.Journal, thread: str) -> list[str]:
-    """Return the keys of the steps that the journal says have returned."""
+def _audit(journal: na.Journal, thread: str) -> None:
+    """Note the keys of the steps that the journal says have returned."""
+    note(What.LOOKS)
     try:
-        view = run_view(journal, thread)
+        steps = run_view(journal, thread).steps
     except UnknownThreadError:
-        return []
-    return [step.key for step in view.steps if step.outcome is Outcome.RETURNED]
+        steps = ()
+    returned = [step.key for step in steps if step.outcome is Outcome.RETURNED]
+    note(What.AUDIT, value=returned)
 
 
 def _report(event: StepEvent) -> None:
