@@ -167,7 +167,9 @@ def cli(tmp_path: Path) -> Callable[..., Ended]:
 
         def command() -> None:
             from notebook_agents.cli import main
+            from notebook_agents.graph.agent import _live
 
+            _live.clear()  # agents of the test's own process are not there for a command
             os.chdir(cwd)
             os.environ.update(env)
             sys.argv = ["notebook-agents", *arguments]

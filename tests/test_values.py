@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import random
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
@@ -20,10 +21,12 @@ from notebook_agents.journal import Draft, Journal
 from notebook_agents.journal.records import Record, compress, decompress, pack_refs, unpack_refs
 from notebook_agents.journal.values import Decoder, Encoder, pack, unpack
 from notebook_agents.model import Kind
+from notebook_agents.resources import resource
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+DICTIONARY_SHA256 = "7e57e39efe26ec41cfe9ceab6bb451f93e3b3665fabce0d18f75fa7ae11a72e1"
 CODEC = ResultCodec(strict_serializer())
 
 PLAIN = st.recursive(
@@ -97,6 +100,7 @@ def test_plain_values_come_back_with_their_types(journal: Journal, value: Any) -
         list(range(1000)),
         [[["deep"] * 40] * 3] * 3,
         2**70,
+        ["no valid Unicode \udc80", {"deep": 2**70}],
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -174,6 +178,12 @@ def test_a_reference_to_what_was_never_recorded_is_refused(journal: Journal) -> 
 def test_references_survive_packing(refs: list[int]) -> None:
     """Any sequence of record numbers is packed and unpacked unchanged."""
     assert list(unpack_refs(pack_refs(refs))) == refs
+
+
+def test_the_dictionary_of_format_1_is_what_it_was() -> None:
+    """Payloads of this format are compressed with these very bytes: they never change."""
+    content = resource("store", "dictionary.bin").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == DICTIONARY_SHA256
 
 
 @given(st.binary(max_size=2000))

@@ -115,8 +115,8 @@ class Agent:
 
         Args:
             input: The graph's input, or a `Command(resume=...)` that answers a waiting run.
-            thread: The conversation's name. None: a name that this cell, `key` and input always give
-                (with neither cell nor key: this input, until its run is finished); it is said.
+            thread: The conversation's name. None: a name that this cell, `key` and input always
+                give (with neither cell nor key: this input, until its run is finished); it is said.
             config: LangGraph's config. Tags, metadata, `configurable` and the recursion limit are
                 kept for a resume, callbacks are not.
             context: The graph's runtime context; kept for a resume.

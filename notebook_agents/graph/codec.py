@@ -12,6 +12,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import ormsgpack
 from langchain_core.messages import (
     AIMessage,
     HumanMessage,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MESSAGES = frozenset({AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage})
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 _STRINGS = frozenset({str})
+_NATIVE = frozenset({str, int, float, bool, list, dict})  # LangGraph tags bytes and None itself
 _TAGS = {"msgpack": "m", "bytes": "b", "bytearray": "a", "null": "n"}
 _TYPES = {tag: type_ for type_, tag in _TAGS.items()}
 _PICKLED = "p"
@@ -72,6 +74,9 @@ class StateCodec:
         Raises:
             ValueNotKeptError: It does not serialise, or would come back as something else.
         """
+        packed = _packed(value)
+        if packed is not None:
+            return "m", packed
         try:
             type_, data = self.serializer.dumps_typed(value)
         except Exception as error:
@@ -150,29 +155,49 @@ class ResultCodec(StateCodec):
         Raises:
             ValueNotKeptError: It cannot be kept.
         """
-        if faithful(value):
-            try:
-                type_, data = self.serializer.dumps_typed(value)
-            except Exception:  # noqa: BLE001 - whatever msgpack says; the pickler has its own word
-                if self._into_state:  # an integer beyond 64 bits: the state does not take it
-                    return super().dumps(value, what)
-            else:
-                return _TAGS.get(type_, type_), data
-        elif self._into_state:
+        packed = _packed(value)
+        if packed is not None:
+            return "m", packed
+        plain = type(value) in _NATIVE and faithful(value, native=True)  # and did not pack
+        if not plain and faithful(value):
+            type_, data = self.serializer.dumps_typed(value)
+            return _TAGS.get(type_, type_), data
+        if self._into_state:
             super().dumps(value, what)
         return _PICKLED, pickling.dumps(value, what=what)
 
 
-def faithful(value: Any) -> bool:
-    """Whether msgpack gives `value` back exactly as it is, if it takes it at all."""
+def _packed(value: Any) -> bytes | None:
+    """Return `value` in MessagePack if it is nothing but plain data that comes back as it is.
+
+    Not so are integers beyond 64 bits and strings that are no valid Unicode: LangGraph's own
+    packing would replace characters in them.
+    """
+    if type(value) in _NATIVE and faithful(value, native=True):
+        try:
+            return ormsgpack.packb(value)
+        except ormsgpack.MsgpackEncodeError:
+            return None
+    return None
+
+
+def faithful(value: Any, *, native: bool = False) -> bool:
+    """Whether msgpack gives `value` back exactly as it is, if it takes it at all.
+
+    Args:
+        value: Anything.
+        native: Without LangGraph's extensions, that is, without messages.
+    """
     kind = type(value)
     if kind in _ATOMS:
         return True
     if kind is list:
-        return _ATOMS.issuperset(map(type, value)) or all(map(faithful, value))
+        return _ATOMS.issuperset(map(type, value)) or all(
+            faithful(item, native=native) for item in value
+        )
     if kind is dict:
-        return _STRINGS.issuperset(map(type, value)) and faithful([*value.values()])
-    if kind in _MESSAGES:
+        return _STRINGS.issuperset(map(type, value)) and faithful([*value.values()], native=native)
+    if kind in _MESSAGES and not native:
         return not value.model_extra and faithful(value.__dict__)
     return False
 

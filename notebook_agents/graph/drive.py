@@ -72,9 +72,14 @@ class Drive:
         self.journal = journal
         self.thread = thread
         types = {*schema_types(graph), *allow}
-        codec = ResultCodec(strict_serializer(types), into_state=_keeps_all(graph))
+        serializer = strict_serializer(types)
         self.driver = RunDriver(
-            journal, thread=thread, scope=scope, number=claim.run, claim=claim, codec=codec
+            journal,
+            thread=thread,
+            scope=scope,
+            number=claim.run,
+            claim=claim,
+            codec=ResultCodec(serializer),
         )
         self._start(claim, started, digest)
         try:
@@ -82,6 +87,8 @@ class Drive:
             self._saver = DriverSaver(
                 journal, scope=scope, run=claim.run, token=claim.token, allow=types
             )
+            # What the state would refuse shall fail the node, not the graph after it.
+            self._saver.result_codec = ResultCodec(serializer, into_state=_keeps_all(graph))
             self.graph = durable(graph, self.driver, self._saver)
         except BaseException:
             journal.release(thread, claim.token)

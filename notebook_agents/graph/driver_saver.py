@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults
 from notebook_agents.faults import Fault
-from notebook_agents.graph.codec import StateCodec
+from notebook_agents.graph.codec import ResultCodec, StateCodec
 from notebook_agents.graph.saver import JournalSaver, stored_config
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class DriverSaver(JournalSaver):
         self._taken_in: deque[Callable[[], Sequence[Draft]]] = deque()
         self._encoding = threading.Lock()
         self.barrier = Barrier()
+        self.result_codec = ResultCodec(self.serde)
+        """Serialises what nodes return."""
 
     def settle(self) -> None:
         """Encode and stage what has come in.

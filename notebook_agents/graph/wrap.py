@@ -106,7 +106,7 @@ class DurableNode(Runnable[Any, Any]):
         try:
             with inside(self.driver, attempt):
                 value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
-            drafts = self.driver.returned(attempt, value)
+            drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
         except Exception as error:
             self.driver.journal.append(self._ended(attempt, error), durable=False)
             raise
@@ -128,7 +128,7 @@ class DurableNode(Runnable[Any, Any]):
                 value = with_message_ids(
                     await self.inner.ainvoke(input, config, **kwargs), self._messages
                 )
-            drafts = self.driver.returned(attempt, value)
+            drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
         except Exception as error:
             await self.driver.journal.append_async(self._ended(attempt, error), durable=False)
             raise

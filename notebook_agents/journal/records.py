@@ -142,7 +142,7 @@ def seal(draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey) -> t
     Raises:
         JournalDamagedError: It refers to a draft that was never committed.
     """
-    refs = [ref if type(ref) is int else ref.seq for ref in draft.refs]  # type: ignore[union-attr]
+    refs = [ref if isinstance(ref, int) else ref.seq for ref in draft.refs]
     if 0 in refs:
         raise JournalDamagedError(
             f"a {draft.kind} of thread {draft.thread!r} refers to a part that was not recorded; "
@@ -151,7 +151,7 @@ def seal(draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey) -> t
     columns = (
         seq,
         ts,
-        str(draft.kind),
+        draft.kind,
         draft.thread,
         None if draft.scope == draft.thread else draft.scope,
         draft.run,

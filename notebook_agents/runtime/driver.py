@@ -207,15 +207,20 @@ class RunDriver:
         faults.hit(Fault.INTENT_AFTER)
         self.tell(attempt.step, "intended")
 
-    def returned(self, attempt: Attempt, value: Any) -> list[Draft]:
+    def returned(self, attempt: Attempt, value: Any, *, codec: Codec | None = None) -> list[Draft]:
         """Return the drafts of a result; they must be appended before the caller gets it.
+
+        Args:
+            attempt: What returned.
+            value: Its result.
+            codec: Serialises it; None for the run's own.
 
         Raises:
             ValueNotKeptError: The result cannot be kept.
         """
         faults.hit(Fault.RESULT_BEFORE)
         what = f"the result of step {attempt.step.name!r} of thread {self.thread!r}"
-        encoder = self.encoder()
+        encoder = self.encoder(codec)
         tree = encoder.placed(encoder.encode(value, what))
         late = attempt.number != attempt.step.attempts
         draft = self._draft(Kind.STEP_LATE if late else Kind.STEP_RETURNED, attempt)
@@ -267,10 +272,10 @@ class RunDriver:
 
     # -- helpers ------------------------------------------------------------------------------
 
-    def encoder(self) -> Encoder:
+    def encoder(self, codec: Codec | None = None) -> Encoder:
         """Return an encoder for one record of this thread."""
         return Encoder(
-            self.codec,
+            codec or self.codec,
             self.journal.chunks(self.scope),
             thread=self.thread,
             scope=self.scope,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from notebook_agents.faults import Fault
 
@@ -106,24 +106,27 @@ def passages(shape: str) -> dict[Fault, int]:
 
 @cache
 def _undisturbed(shape: str, *, ingest: bool) -> tuple[float, dict[str, int]]:
-    """Return the seconds and the passages of an undisturbed run.
+    """Return the seconds and the passages of an undisturbed run: the shorter of two.
 
     Raises:
         AssertionError: It broke a rule, undisturbed.
     """
+    measured: list[tuple[float, dict[str, int]]] = []
 
     def measure(folder: Path) -> Tally:
         trial = Trial(f"undisturbed/{shape}", SHAPES[shape], folder)
         begun = time.monotonic()
         trial.live(Plan(ingest=ingest))
-        measured.append(time.monotonic() - begun)
-        measured.extend(line.value for line in trial.lines() if line.what is What.COUNTED)
+        seconds = time.monotonic() - begun
+        measured.extend(
+            (seconds, line.value) for line in trial.lines() if line.what is What.COUNTED
+        )
         return trial.judge()
 
-    measured: list[Any] = []
-    tally = _in_folder(measure)
-    assert not tally.violations, tally.violations
-    return measured[0], measured[1]
+    for _ in range(2):
+        tally = _in_folder(measure)
+        assert not tally.violations, tally.violations
+    return min(measured, key=lambda each: each[0])
 
 
 def _at_fault(name: str, shape: Shape, armed: Armed, chance: Random, folder: Path) -> Tally:

@@ -23,7 +23,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 
 import notebook_agents as na
-from notebook_agents.graph.saver import JournalSaver
+from notebook_agents.graph.driver_saver import DriverSaver
 
 from .ledger import Ledger, What, note, write_to
 from .processes import fork
@@ -154,8 +154,7 @@ def journaled(runs: int = 20) -> Beside:
 def _journaled(home: Path, *, killed: bool) -> None:
     os.environ["JUPYTER_DATA_DIR"] = str(home / "data")
     if killed:
-        for method in ("put", "aput"):
-            setattr(JournalSaver, method, _deadly(getattr(JournalSaver, method)))
+        DriverSaver.put = _deadly(DriverSaver.put)  # type: ignore[method-assign]
     with na.Journal.open(home / "journal") as journal:
         agent = na.Agent(three_steps(), name="three-steps", journal=journal)
         run = agent.run({"order": []}, thread="t") if killed else na.resume("t", journal=journal)
@@ -167,7 +166,7 @@ def _deadly(put: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(put)
     def deadly(
-        saver: JournalSaver, config: RunnableConfig, checkpoint: Any, metadata: Any, versions: Any
+        saver: DriverSaver, config: RunnableConfig, checkpoint: Any, metadata: Any, versions: Any
     ) -> Any:
         if metadata["step"] == len(RETURNED):
             os.kill(os.getpid(), signal.SIGKILL)
