@@ -200,14 +200,14 @@ class Agent:
     ) -> Plan:
         self._check_input(given)
         origin = here()
-        said = digest(given, f"the input of agent {self.name!r}", without=frozenset({"id"}))
+        said = digest(given, f"the input of agent {self.name!r}")
         if thread is None:
             thread = self._thread_for(said, origin, key, new=new)
         head = self.journal.head(thread)
         if head is not None and head.run:
             self._check_agent(head)
             if not new:
-                plan = self._continued(head, given, said, origin, key)
+                plan = self._continued(head, given, said, origin, key, config, context)
                 if plan is not None:
                     return plan
         scope = head.scope if head is not None else thread
@@ -234,14 +234,21 @@ class Agent:
         )
 
     def _continued(
-        self, head: Head, given: Any, said: str, origin: Origin, key: str | None
+        self,
+        head: Head,
+        given: Any,
+        said: str,
+        origin: Origin,
+        key: str | None,
+        config: RunnableConfig | None,
+        context: Any,
     ) -> Plan | None:
         """Return how a thread's newest run goes on with this input; None for a next run."""
         status = head.info().status
         first = self.first_record(head)
         same = first.digest == self.journal.data_key(head.scope).digest(said.encode())
         if status is RunStatus.WAITING and isinstance(given, Command):
-            return self._resumed(head, first, answer=given)
+            return self._resumed(head, first, config, context, answer=given)
         if status.finished:
             kept = self.read(first, ("key", "cell", "notebook"))
             asked = (kept["key"] is not None and kept["key"] == key) or (
@@ -252,7 +259,7 @@ class Agent:
                 return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
             return None
         if same:
-            return self._resumed(head, first)
+            return self._resumed(head, first, config, context)
         if status is RunStatus.FAILED:
             return None
         raise RunUnfinishedError(
@@ -260,23 +267,35 @@ class Agent:
             f'input: go on with it by na.resume("{head.thread}"), or start another by new=True'
         )
 
-    def _resumed(self, head: Head, first: Record, answer: Any = None) -> Plan:
-        """Return how a run is taken up again."""
+    def _resumed(
+        self,
+        head: Head,
+        first: Record,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        answer: Any = None,
+    ) -> Plan:
+        """Return how a run is taken up again: with what it was given, unless it is given anew."""
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
         kept = self.read(first, ("input", "config", "context"))
-        begun = any(
-            record.run == head.run
+        begun = [
+            record.attempt or 0
             for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
-        )
+            if record.run == head.run
+        ]
+        both = {**kept["config"], **(config or {})}
+        limit = both.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
+        if begun and limit is not None:  # a resume must not give a looping agent its limit anew
+            both["recursion_limit"] = limit - (max(begun) - min(begun))
         return Plan(
             thread=head.thread,
             scope=head.scope,
             number=head.run,
             session=head.session + 1,
             given=answer if answer is not None else None if begun else kept["input"],
-            config=_run_config(kept["config"], head.thread),
-            context=kept["context"],
+            config=_run_config(both, head.thread),
+            context=context if context is not None else kept["context"],
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:

@@ -11,7 +11,7 @@ import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from langgraph.errors import EmptyInputError, InvalidUpdateError
+from langgraph.errors import EmptyInputError, GraphRecursionError, InvalidUpdateError
 from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
@@ -118,11 +118,15 @@ class Drive:
     # -- running --------------------------------------------------------------------------------
 
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
-        """Run the graph to its end and record where it stands."""
+        """Run the graph to its end and record where it stands.
+
+        A recursion limit below 1 was used up before this process took the run up.
+        """
         if _needs_loop(self.graph):
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
+            _check_limit(config)
             value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -131,6 +135,7 @@ class Drive:
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end on the running loop and record where it stands."""
         try:
+            _check_limit(config)
             value = await self.graph.ainvoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -185,6 +190,14 @@ class Drive:
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+
+def _check_limit(config: RunnableConfig) -> None:
+    if config.get("recursion_limit", 1) < 1:
+        raise GraphRecursionError(
+            "the run has taken as many supersteps as its recursion limit allows, counted over all "
+            "processes that drove it: give it a larger one in `config`"
+        )
 
 
 def _keeps_all(graph: Graph) -> bool:

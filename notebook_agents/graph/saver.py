@@ -249,6 +249,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         thread, ns = _place(config)
         draft = self._draft(Kind.CHECKPOINT, thread, ns)
         draft.ref, draft.prior = checkpoint["id"], get_checkpoint_id(config)
+        draft.attempt = metadata.get("step")
         encoder = self._encoder(draft)
         line = self._lines.setdefault((thread, ns), Line())
         with line.lock:

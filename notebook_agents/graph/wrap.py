@@ -147,7 +147,7 @@ class DurableNode(Runnable[Any, Any]):
         step = self.driver.step(
             ids.node_step_id(self.driver.thread, info.task_id, self.name),
             name=self.name,
-            parent=outer[1].step.id if outer else None,
+            parent=outer[1].step.id if outer and outer[0] is self.driver else None,
             ns=info.checkpoint_ns.rpartition("|")[0],
         )
         return step, info.checkpoint_id

@@ -6,13 +6,13 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import functools
 import hashlib
 import pathlib
+import types
 import uuid
 from typing import Any
 
-from notebook_agents import pickling
+from notebook_agents.errors import ValueNotKeptError
 
 _PLAIN = (
     datetime.datetime,
@@ -24,56 +24,86 @@ _PLAIN = (
     uuid.UUID,
     complex,
 )
+_DEPTH = 100
 
 
-def digest(value: Any, what: str, *, without: frozenset[str] = frozenset()) -> str:
+def digest(value: Any, what: str) -> str:
     """Return 32 hex digits that stand for `value` in every process.
 
-    The order of a set's elements and of a dict's keys does not count. What is neither plain data
-    nor a model is pickled, and equal objects then need equal pickles.
+    Equal content gives equal digests, however it is laid out in memory: the order of a set's
+    elements and of a dict's keys does not count, nor whether a sequence is a list or a tuple, since
+    LangGraph's state gives tuples back as lists. Functions and classes count by their names.
 
     Args:
         value: Anything.
         what: Its name in errors.
-        without: Field names of models that do not count.
 
     Raises:
-        ValueNotKeptError: A part of it cannot be pickled.
+        ValueNotKeptError: A part of it has no stable content.
     """
-    return hashlib.blake2b(_canonical(value, what, without), digest_size=16).hexdigest()
+    return hashlib.blake2b(_Walk(what).canonical(value, 0), digest_size=16).hexdigest()
 
 
-def _canonical(value: Any, what: str, without: frozenset[str]) -> bytes:
-    below = functools.partial(_canonical, what=what, without=without)
-    kind = type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if value is None or kind in (bool, int, float):
-        return _framed("scalar", repr(value).encode())
-    if kind is str:
-        return _framed("str", value.encode("utf-8", "surrogatepass"))
-    if kind in (bytes, bytearray):
-        return _framed(name, bytes(value))
-    if kind in (list, tuple):
-        return _framed(name, *(below(item) for item in value))
-    if kind in (set, frozenset):
-        return _framed(name, *sorted(below(item) for item in value))
-    if kind is dict:
-        return _framed("dict", *sorted(below(key) + below(item) for key, item in value.items()))
-    if isinstance(value, enum.Enum):
-        return _framed(name, value.name.encode())
-    if isinstance(value, _PLAIN):
-        return _framed(name, repr(value).encode())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            field.name: getattr(value, field.name)
-            for field in dataclasses.fields(value)
-            if field.name not in without
-        }
-        return _framed(name, below(fields))
-    if callable(dump := getattr(value, "model_dump", None)) and not isinstance(value, type):
-        fields = {key: item for key, item in dump().items() if key not in without}
-        return _framed(name, below(fields))
-    return _framed("pickle", pickling.dumps(value, what=what))
+class _Walk:
+    """One walk through a value."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def canonical(self, value: Any, depth: int) -> bytes:
+        """Return bytes that are equal for equal content, and only then."""
+        if depth > _DEPTH:
+            raise ValueNotKeptError(f"{self._what} cannot be told apart: nested too deep")
+        kind = type(value)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if value is None or kind in (bool, int, float):
+            return _framed("scalar", repr(value).encode())
+        if kind is str:
+            return _framed("str", value.encode("utf-8", "surrogatepass"))
+        if kind in (bytes, bytearray):
+            return _framed(name, bytes(value))
+        if kind in (list, tuple):
+            return _framed("sequence", *(self.canonical(item, depth + 1) for item in value))
+        if kind in (set, frozenset):
+            return _framed("set", *sorted(self.canonical(item, depth + 1) for item in value))
+        if kind is dict:
+            return self._mapping(value, depth)
+        if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+            return _framed("name", f"{value.__module__}.{value.__qualname__}".encode())
+        if isinstance(value, enum.Enum):
+            return _framed(name, value.name.encode())
+        if isinstance(value, _PLAIN):
+            return _framed(name, repr(value).encode())
+        return _framed(name, self._content(value, depth))
+
+    def _content(self, value: Any, depth: int) -> bytes:
+        """Return the canonical content of an object: its fields, or what it would be made from."""
+        if dataclasses.is_dataclass(value):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return self._mapping(fields, depth)
+        if callable(dump := getattr(value, "model_dump", None)):
+            return self._mapping(dump(), depth)
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:
+            raise ValueNotKeptError(
+                f"{self._what} cannot be told apart: a {type(value).__qualname__} has no stable "
+                f"content ({error})"
+            ) from error
+        if isinstance(reduced, str):
+            return reduced.encode()
+        made, arguments, state, *items = (*reduced, None, None)[:5]
+        parts = [made, arguments, state, *(list(some) for some in items if some is not None)]
+        return self.canonical(parts, depth + 1)
+
+    def _mapping(self, fields: dict[Any, Any], depth: int) -> bytes:
+        return _framed(
+            "dict",
+            *sorted(
+                self.canonical(key, depth + 1) + self.canonical(item, depth + 1)
+                for key, item in fields.items()
+            ),
+        )
 
 
 def _framed(tag: str, *parts: bytes) -> bytes:

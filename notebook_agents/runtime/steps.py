@@ -210,7 +210,7 @@ class _Call:
     def _place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunDriver, StepState]:
         """Return the driver, and the step that this call is. Takes the ordinal: call it at once."""
         driver, outer = _inside(f"step {self.name!r}")
-        what = f"the arguments of step {self.name!r}: give the step a `key=`; they"
+        what = f"a call of step {self.name!r}, which needs a `key=` for such arguments,"
         stands_for = self.key(*args, **kwargs) if self.key else digest((args, kwargs), what)
         with outer.lock:
             ordinal = outer.calls.get((self.name, stands_for), 0)
