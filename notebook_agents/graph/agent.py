@@ -287,7 +287,7 @@ class Agent:
         both = {**kept["config"], **(config or {})}
         limit = both.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
         if begun and limit is not None:  # a resume must not give a looping agent its limit anew
-            both["recursion_limit"] = limit - (max(begun) - min(begun))
+            both["recursion_limit"] = limit - (max(begun) - min(begun)) - 1
         return Plan(
             thread=head.thread,
             scope=head.scope,
