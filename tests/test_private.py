@@ -9,7 +9,12 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from pydantic import BaseModel
 
-from notebook_agents.graph.private import DEFAULT_ERROR_HANDLER, execution_info, schema_types
+from notebook_agents.graph.private import (
+    DEFAULT_ERROR_HANDLER,
+    execution_info,
+    schema_types,
+    superstep,
+)
 
 
 class Model(BaseModel):
@@ -23,10 +28,11 @@ class State(TypedDict):
 
 def test_a_node_learns_its_task_and_checkpoint() -> None:
     """The config of a node carries the ids that a step's identity is made of."""
-    infos = []
+    infos, supersteps = [], []
 
     def node(state: State, config: RunnableConfig) -> dict[str, Any]:
         infos.append(execution_info(config))
+        supersteps.append(superstep(config))
         return {"seen": 1}
 
     builder = StateGraph(State)
@@ -36,11 +42,12 @@ def test_a_node_learns_its_task_and_checkpoint() -> None:
     config = {"configurable": {"thread_id": "t"}}
     graph.invoke({"seen": 0}, config)
     (info,) = infos
-    _, before, *_ = graph.get_state_history(config)
+    newest, before, *_ = graph.get_state_history(config)
     assert info.checkpoint_id == before.config["configurable"]["checkpoint_id"]
     assert info.task_id == before.tasks[0].id
     assert info.checkpoint_ns == f"node:{info.task_id}"
     assert execution_info(None) is None
+    assert supersteps == [newest.metadata["step"]]
 
 
 def test_declared_types_are_found() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from langgraph.func import entrypoint, task
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime  # noqa: TC002 - LangGraph reads annotations
 from langgraph.store.memory import InMemoryStore
@@ -17,9 +15,7 @@ from langgraph.types import Command, Send, interrupt
 from support.checks import State, add, ask, chain
 
 import notebook_agents as na
-from notebook_agents import faults
 from notebook_agents.errors import InputError
-from notebook_agents.faults import Fault
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -143,28 +139,6 @@ def test_fan_out_killed_in_the_middle(home, ledger, dies, trips):
     assert made["2"] == 2
     # An attempt that was killed before its effect began left no line.
     assert made.total() - 5 <= sum(len(step.attempts) - 1 for step in calls.values())
-
-
-def test_branch_is_not_taken_twice(home, ledger, dies):
-    """A routing function that answered before a kill is not asked again: it could say otherwise."""
-
-    def route(state: State) -> str:
-        return "left" if ledger.note("asked") == 1 else "right"
-
-    graph = build(first=add, left=lambda state: {"at": "left"}, right=lambda state: {"at": "right"})
-    graph.add_conditional_edges("first", route, ["left", "right"])
-
-    def program() -> None:
-        def at(fault: Fault) -> None:
-            if fault is Fault.WRITES_AFTER and ledger.lines():
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        faults.arm(at)
-        go(home, graph)
-
-    dies(program)
-    assert go(home, graph).value["at"] == "left"
-    assert ledger.lines() == ["asked"]
 
 
 # -- graphs in graphs --------------------------------------------------------------------------
@@ -417,25 +391,6 @@ def test_entrypoint(home, ledger, dies, trips):
     assert run.value == {"found": (10, 20, 30)}
     assert ledger.lines() == ["1", "2", "3"]
     assert [step.name for step in run.steps] == ["flow", "call", "call", "call"]
-
-
-def test_tasks_of_an_entrypoint(home, ledger, dies, trips):
-    """A `@task` that returned before a kill is not run again."""
-
-    @task
-    def work(n: int) -> tuple[int, str]:
-        ledger.note(n)
-        return (n, "done")
-
-    @entrypoint()
-    def flow(n: int) -> list[Any]:
-        found = [future.result() for future in [work(1), work(2)]]
-        trips()
-        return [*found, work(3).result()]
-
-    dies(lambda: go(home, flow, 2))
-    assert go(home, flow, 2).value == [(1, "done"), (2, "done"), (3, "done")]
-    assert sorted(ledger.lines()) == ["1", "2", "3"]
 
 
 async def test_async_entrypoint(home, ledger):

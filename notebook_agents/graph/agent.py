@@ -51,6 +51,7 @@ class Plan:
         context: The graph's runtime context.
         started: What the run's first record holds, if this is its start.
         digest: The input's keyed digest, if this is its start.
+        last_superstep: The last superstep that the recursion limit allows, if this is a resume.
     """
 
     thread: str
@@ -62,6 +63,7 @@ class Plan:
     context: Any = None
     started: dict[str, Any] | None = None
     digest: bytes | None = None
+    last_superstep: int | None = None
 
 
 class Agent:
@@ -286,8 +288,6 @@ class Agent:
         ]
         both = {**kept["config"], **(config or {})}
         limit = both.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
-        if begun and limit is not None:  # a resume must not give a looping agent its limit anew
-            both["recursion_limit"] = limit - (max(begun) - min(begun)) - 1
         return Plan(
             thread=head.thread,
             scope=head.scope,
@@ -296,6 +296,8 @@ class Agent:
             given=answer if answer is not None else None if begun else kept["input"],
             config=_run_config(both, head.thread),
             context=context if context is not None else kept["context"],
+            # LangGraph would give a looping agent its limit anew at every resume.
+            last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
@@ -367,6 +369,7 @@ class Agent:
             started=plan.started,
             digest=plan.digest,
             allow=self.allow,
+            last_superstep=plan.last_superstep,
         )
 
     def _run(self, plan: Plan) -> Run:

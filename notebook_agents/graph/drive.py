@@ -11,7 +11,7 @@ import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from langgraph.errors import EmptyInputError, GraphRecursionError, InvalidUpdateError
+from langgraph.errors import EmptyInputError, InvalidUpdateError
 from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
@@ -54,6 +54,8 @@ class Drive:
         scope: Its scope.
         started: What the run's first record holds; None where the run was started before.
         allow: Types that may come back out of the state.
+        last_superstep: The number of the last superstep that the run's recursion limit allows,
+            where the run was begun by another process; None leaves it to LangGraph.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Drive:
         started: dict[str, Any] | None,
         digest: bytes | None,
         allow: tuple[Any, ...],
+        last_superstep: int | None,
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
         self.journal = journal
@@ -89,7 +92,7 @@ class Drive:
             )
             # What the state would refuse shall fail the node, not the graph after it.
             self._saver.result_codec = ResultCodec(serializer, into_state=_keeps_all(graph))
-            self.graph = durable(graph, self.driver, self._saver)
+            self.graph = durable(graph, self.driver, self._saver, last_superstep)
         except BaseException:
             journal.release(thread, claim.token)
             raise
@@ -118,15 +121,11 @@ class Drive:
     # -- running --------------------------------------------------------------------------------
 
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
-        """Run the graph to its end and record where it stands.
-
-        A recursion limit below 1 was used up before this process took the run up.
-        """
+        """Run the graph to its end and record where it stands."""
         if _needs_loop(self.graph):
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
-            _check_limit(config)
             value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -135,7 +134,6 @@ class Drive:
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end on the running loop and record where it stands."""
         try:
-            _check_limit(config)
             value = await self.graph.ainvoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -190,14 +188,6 @@ class Drive:
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
-
-
-def _check_limit(config: RunnableConfig) -> None:
-    if config.get("recursion_limit", 1) < 1:
-        raise GraphRecursionError(
-            "the run has taken as many supersteps as its recursion limit allows, counted over all "
-            "processes that drove it: give it a larger one in `config`"
-        )
 
 
 def _keeps_all(graph: Graph) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
 
-__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types"]
+__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types", "superstep"]
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
@@ -24,6 +24,12 @@ def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
     runtime = (config or {}).get(CONF, {}).get(CONFIG_KEY_RUNTIME)
     info = getattr(runtime, "execution_info", None)
     return info if isinstance(info, ExecutionInfo) else None
+
+
+def superstep(config: RunnableConfig | None) -> int:
+    """Return the number of the superstep that a node runs in; 0 where the config does not say."""
+    step = ((config or {}).get("metadata") or {}).get("langgraph_step")
+    return step if isinstance(step, int) else 0
 
 
 def schema_types(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, ...]]:

@@ -13,14 +13,14 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
-from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.errors import GraphInterrupt, GraphRecursionError, ParentCommand
 from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
-from notebook_agents.graph.private import execution_info
+from notebook_agents.graph.private import execution_info, superstep
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
@@ -34,9 +34,18 @@ if TYPE_CHECKING:
 Graph = Pregel[Any, Any, Any, Any]
 
 
-def durable(graph: Graph, driver: RunDriver, saver: DriverSaver) -> Graph:
-    """Return a copy of a compiled graph whose nodes are journaled by `driver`."""
-    return graph.copy({"nodes": _durable_nodes(graph, driver, saver), "checkpointer": saver})
+def durable(
+    graph: Graph, driver: RunDriver, saver: DriverSaver, last_superstep: int | None
+) -> Graph:
+    """Return a copy of a compiled graph whose nodes are journaled by `driver`.
+
+    Its own nodes refuse to run in a superstep behind `last_superstep`.
+    """
+    nodes = _durable_nodes(graph, driver, saver)
+    for node in nodes.values():
+        if isinstance(node.bound, DurableNode):
+            node.bound.last_superstep = last_superstep
+    return graph.copy({"nodes": nodes, "checkpointer": saver})
 
 
 def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
@@ -86,6 +95,7 @@ class DurableNode(Runnable[Any, Any]):
         self.driver = driver
         self.saver = saver
         self._messages = messages
+        self.last_superstep: int | None = None
         function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner
         # LangGraph's CachePolicy makes its keys of these; without them two graphs' nodes of one
         # name would share cached results.
@@ -142,6 +152,12 @@ class DurableNode(Runnable[Any, Any]):
         if info is None:
             raise NotDurableError(
                 f"node {self.name!r} was called outside its graph: run the agent, not the node"
+            )
+        if self.last_superstep is not None and superstep(config) > self.last_superstep:
+            raise GraphRecursionError(
+                f"thread {self.driver.thread!r} has taken as many supersteps as its recursion "
+                "limit allows, counted over all processes that drove it: give it a larger one in "
+                "`config`"
             )
         outer = current()
         step = self.driver.step(
