@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from notebook_agents.errors import NoJournalError
+from notebook_agents.errors import JournalFormatError, NoJournalError
 
 HOME_VARIABLE = "NOTEBOOK_AGENTS_HOME"
 KEY_VARIABLE = "NOTEBOOK_AGENTS_KEY"
@@ -25,6 +25,7 @@ def journal_home(path: str | os.PathLike[str] | None = None, *, create: bool = T
 
     Raises:
         NoJournalError: There is none and `create` is false.
+        JournalFormatError: The path is a file.
     """
     if path is not None:
         home = Path(path).expanduser().absolute()
@@ -39,6 +40,8 @@ def journal_home(path: str | os.PathLike[str] | None = None, *, create: bool = T
                 return folder / FOLDER
         home = here / FOLDER
         looked = f"{here} and every folder above it"
+    if home.exists() and not home.is_dir():
+        raise JournalFormatError(f"{home} is a file: a journal is a directory, name another path")
     if not create and not home.is_dir():
         raise NoJournalError(
             f"there is no journal here: looked for {FOLDER} in {looked}; run an agent there to "

@@ -195,7 +195,7 @@ def test_answer_that_nobody_asked_for(home, journal, done):
 def test_input_that_cannot_be_kept(home, journal, done):
     """An input that no other process could be given is refused at the start, by its field."""
     agent = na.Agent(chain(add), "counter", journal)
-    with refused(home, errors.ValueNotKeptError, "at", "lock"):
+    with refused(home, errors.ValueNotKeptError, "'at'", "lock"):
         agent.run({"n": 1, "at": threading.Lock()}, thread="t")
 
 

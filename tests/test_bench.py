@@ -20,4 +20,4 @@ def test_a_benchmark_runs_at_its_smallest_size(name: str) -> None:
 
     import_module(f"bench.{name}").run(Bench(rng=Random(1), small=True, say=lines.append))
 
-    assert lines
+    assert any("; bar " in line for line in lines), "\n".join(lines)

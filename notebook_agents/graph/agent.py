@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from langgraph.types import Command
 
 from notebook_agents import ids
-from notebook_agents.errors import InputError, RunUnfinishedError, WrongAgentError
-from notebook_agents.graph import definition
+from notebook_agents.errors import (
+    DefinitionError,
+    InputError,
+    RunUnfinishedError,
+    WrongAgentError,
+)
+from notebook_agents.graph import definition, inputs
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
 from notebook_agents.graph.private import schema_types
@@ -23,6 +28,7 @@ from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.origin import Origin, here
+from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -200,12 +206,16 @@ class Agent:
         *,
         new: bool,
     ) -> Plan:
-        self._check_input(given)
+        inputs.check(self.graph, given, agent=self.name)
         origin = here()
-        said = digest(given, f"the input of agent {self.name!r}")
+        said = digest(
+            given, f"the input of agent {self.name!r}: input", instead="give plain data instead"
+        )
         if thread is None:
             thread = self._thread_for(said, origin, key, new=new)
         head = self.journal.head(thread)
+        if isinstance(given, Command) and given.resume is not None:
+            self._check_waits(head, thread)
         if head is not None and head.run:
             self._check_agent(head)
             if not new:
@@ -280,6 +290,7 @@ class Agent:
         """Return how a run is taken up again: with what it was given, unless it is given anew."""
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
+        self._check_nodes(head)
         kept = self.read(first, ("input", "config", "context"))
         begun = [
             record.attempt or 0
@@ -330,17 +341,23 @@ class Agent:
                 "use that agent, or another thread"
             )
 
-    def _check_input(self, given: Any) -> None:
-        """Refuse a dict of which the graph would use nothing: LangGraph runs on without a word."""
-        builder = getattr(self.graph, "builder", None)
-        if builder is None or not isinstance(given, dict):
-            return
-        known = set(builder.schemas.get(builder.input_schema, ()))
-        if known and "__root__" not in known and known.isdisjoint(given):
+    def _check_waits(self, head: Head | None, thread: str) -> None:
+        if head is None or head.info().status is not RunStatus.WAITING:
+            status = "is not there" if head is None else f"is {head.info().status}"
             raise InputError(
-                f"agent {self.name!r} cannot use this input: it has "
-                f"{', '.join(map(repr, given)) or 'nothing'} and the graph takes "
-                f"{', '.join(sorted(map(repr, known)))}; nothing was run"
+                f"nothing waits for this answer: thread {thread!r} {status}; give agent "
+                f"{self.name!r} an input to run with"
+            )
+
+    def _check_nodes(self, head: Head) -> None:
+        """Refuse to go on without a node that had begun: LangGraph would skip it without a word."""
+        gone = pending_nodes(self.journal, head.thread, head.run) - self.graph.nodes.keys()
+        if gone:
+            names = ", ".join(sorted(map(repr, gone)))
+            raise DefinitionError(
+                f"run {head.run} of thread {head.thread!r} cannot go on: {names} had begun and the "
+                f"graph of agent {self.name!r} has no such node any more; give it its name back, "
+                "or start another run by new=True"
             )
 
     def _definition(self) -> dict[str, Any]:

@@ -215,6 +215,8 @@ def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.new_event_loop()
     outcome: list[BaseException] = []
     started: list[asyncio.Task[None]] = []
+    # Not Thread.join(): a signal's exception in it makes Python 3.11 take the thread for ended.
+    ended = threading.Event()
 
     def serve() -> None:
         asyncio.set_event_loop(loop)
@@ -228,15 +230,16 @@ def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
+            ended.set()
 
     thread = threading.Thread(target=context.run, args=(serve,), name="notebook-agents-loop")
     thread.start()
     try:
-        thread.join()
+        ended.wait()
     except BaseException:
-        if started:
+        if started and not ended.is_set():
             loop.call_soon_threadsafe(started[0].cancel)
-        thread.join()
+        ended.wait()
         raise
     if outcome:
         raise outcome[0]

@@ -87,8 +87,12 @@ class DriverSaver(JournalSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Take a checkpoint in."""
-        self._taken_in.append(partial(self._checkpoint_drafts, config, checkpoint, metadata))
-        faults.hit(Fault.CHECKPOINT_AFTER)
+        try:
+            self._taken_in.append(partial(self._checkpoint_drafts, config, checkpoint, metadata))
+            faults.hit(Fault.CHECKPOINT_AFTER)
+        except BaseException as error:
+            self.barrier.fail(error)  # LangGraph gives no later checkpoint after this
+            raise
         self.barrier.arrive(checkpoint["id"], parents=(metadata.get("parents") or {}).values())
         return stored_config(config, checkpoint)
 
@@ -145,6 +149,7 @@ class Barrier:
         self._changed = threading.Condition()
         self._arrived: dict[str, tuple[str, ...]] = {}
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._failure: BaseException | None = None
 
     def arrive(self, checkpoint_id: str, parents: Iterable[str] = ()) -> None:
         """Note a checkpoint and those it rests on."""
@@ -152,8 +157,18 @@ class Barrier:
             self._arrived[checkpoint_id] = tuple(parents)
             self._wake()
 
+    def fail(self, error: BaseException) -> None:
+        """Note that a checkpoint did not arrive: nobody may wait for it, or for a later one."""
+        with self._changed:
+            self._failure = error
+            self._wake()
+
     def wait(self, checkpoint_id: str) -> None:
-        """Return when a checkpoint and all it rests on have arrived."""
+        """Return when a checkpoint and all it rests on have arrived.
+
+        Raises:
+            BaseException: What kept one from arriving.
+        """
         for _ in range(_YIELDS):
             if self._complete(checkpoint_id):
                 return
@@ -181,6 +196,8 @@ class Barrier:
                 self._waiting.remove(entry)
 
     def _complete(self, checkpoint_id: str) -> bool:
+        if self._failure is not None:
+            raise self._failure
         todo, seen = [checkpoint_id], set()
         while todo:
             current = todo.pop()

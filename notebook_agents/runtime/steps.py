@@ -210,8 +210,13 @@ class _Call:
     def _place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunDriver, StepState]:
         """Return the driver, and the step that this call is. Takes the ordinal: call it at once."""
         driver, outer = _inside(f"step {self.name!r}")
-        what = f"a call of step {self.name!r}, which needs a `key=` for such arguments,"
-        stands_for = self.key(*args, **kwargs) if self.key else digest((args, kwargs), what)
+        stands_for = (
+            self.key(*args, **kwargs)
+            if self.key
+            else digest(
+                (args, kwargs), f"step {self.name!r}: call", instead="give the step a `key=`"
+            )
+        )
         with outer.lock:
             ordinal = outer.calls.get((self.name, stands_for), 0)
             outer.calls[(self.name, stands_for)] = ordinal + 1

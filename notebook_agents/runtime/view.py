@@ -63,6 +63,19 @@ def run_view(
     )
 
 
+def pending_nodes(journal: Journal, thread: str, number: int) -> set[str]:
+    """Return the names of the outermost graph's nodes that began in a run and did not return."""
+    begun: dict[str, str] = {}
+    for record in journal.select(thread=thread, kinds=(Kind.STEP_INTENDED, Kind.STEP_RETURNED)):
+        if record.run != number or record.parent is not None or record.ns:
+            continue
+        if record.kind is Kind.STEP_INTENDED:
+            begun[record.step or ""] = record.name or ""
+        else:
+            begun.pop(record.step or "", None)
+    return set(begun.values())
+
+
 def _steps(
     journal: Journal, records: list[Record], starts: list[Record], *, active: bool
 ) -> tuple[Step, ...]:

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .measure import Bench, interleave, quartiles, sandbox
@@ -34,11 +35,8 @@ def run(bench: Bench) -> None:
     """Report what the import loads and how long it takes."""
     with sandbox() as home:
         loaded = json.loads(_python(home, _LIST))
-        arms = {
-            name: lambda code=code: _seconds(home, code) * 1e3
-            for name, code in (("bare", "pass"), ("ours", _STATEMENT))
-        }
-        times = interleave(arms, rounds=bench.size(25, 1), rng=bench.rng)
+        arms = {"bare": partial(_ms, home, "pass"), "ours": partial(_ms, home, _STATEMENT)}
+        times = interleave(bench, arms, rounds=25)
     bad = [name for name in loaded if name.startswith(tuple(UNWANTED))]
     bench.verdict(
         f"{_STATEMENT} loads {', '.join(bad) or 'none'} of {', '.join(UNWANTED)}; bar none",
@@ -53,10 +51,10 @@ def run(bench: Bench) -> None:
     )
 
 
-def _seconds(home: Path, code: str) -> float:
+def _ms(home: Path, code: str) -> float:
     began = time.perf_counter()
     _python(home, code)
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) * 1e3
 
 
 def _python(home: Path, code: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 BAR = 0.7
+ROUNDS = 21
 WIDTH = 16
 MEMORY, SQLITE, OURS = "InMemorySaver", "SqliteSaver sync", "Agent"
 
@@ -81,16 +82,15 @@ def fan_out(laps: int) -> StateGraph[Any, Any, Any, Any]:
 def run(bench: Bench) -> None:
     """Report the ratio of both overheads."""
     steps, laps = bench.size(200, 4), bench.size(10, 1)
-    rounds = bench.size(15, 1)
     with sandbox() as home:
-        costs = _compare(bench, home / "sequence", sequence(steps), rounds)
+        costs = _compare(bench, home / "sequence", sequence(steps))
         _report(bench, f"one node {steps} times in a row", costs, steps, bar=BAR)
-        costs = _compare(bench, home / "fan-out", fan_out(laps), rounds)
+        costs = _compare(bench, home / "fan-out", fan_out(laps))
         _report(bench, f"{WIDTH} wide, {laps} times", costs, laps * (WIDTH + 1), bar=None)
 
 
 def _compare(
-    bench: Bench, home: Path, builder: StateGraph[Any, Any, Any, Any], rounds: int
+    bench: Bench, home: Path, builder: StateGraph[Any, Any, Any, Any]
 ) -> dict[str, list[Cost]]:
     """Run a graph in all three ways, each time on new files.
 
@@ -117,7 +117,7 @@ def _compare(
             return _cost(lambda: agent.run(given, thread="t", config={"recursion_limit": 10_000}))
 
     arms = {MEMORY: memory, SQLITE: sqlite, OURS: ours}
-    return interleave(arms, rounds=rounds, rng=bench.rng)
+    return interleave(bench, arms, rounds=ROUNDS)
 
 
 def _cost(work: Callable[[], object]) -> Cost:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import operator
 import os
+import secrets
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from itertools import count
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph, add_messages
@@ -20,9 +21,6 @@ from langgraph.graph import END, START, StateGraph, add_messages
 import notebook_agents as na
 
 from .measure import ROOT, Bench, child, interleave, quartiles, sandbox
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BAR = 2.0
 IMPORT = "import langgraph.graph"
@@ -43,7 +41,7 @@ def killed_graph(steps: int, *, chat: bool) -> StateGraph[Any, Any, Any, Any]:
     def work(state: _State) -> dict[str, Any]:
         n = state["n"] + 1
         if n == steps - 1:
-            stamp = os.environ.get("BENCH_STAMP")
+            stamp = os.environ.get(STAMP)
             if stamp is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             else:
@@ -65,11 +63,10 @@ def run(bench: Bench) -> None:
     steps = bench.size(100, 5)
     with sandbox() as home:
         journals = _killed_journals(home, steps, chats=(False,) if bench.small else (False, True))
-        numbers = count()
-        arms: dict[str, Callable[[], float]] = {IMPORT: lambda: _import(home)}
+        arms = {IMPORT: partial(_import, home)}
         for name, journal in journals.items():
-            arms[name] = lambda journal=journal: _resume(journal, home / f"{next(numbers)}")
-        times = interleave(arms, rounds=bench.size(11, 1), rng=bench.rng)
+            arms[name] = partial(_resume, journal, home)
+        times = interleave(bench, arms, rounds=11)
     base = statistics.median(times[IMPORT])
     bench.say(f'  python -c "{IMPORT}", start to end: {base:.3f} s{quartiles(times[IMPORT])}')
     for name in journals:
@@ -105,8 +102,9 @@ def _import(home: Path) -> float:
     return (time.time_ns() - began) / 1e9
 
 
-def _resume(journal: Path, copy: Path) -> float:
+def _resume(journal: Path, home: Path) -> float:
     """Resume a copy of a journal; return the seconds to the first new step."""
+    copy = home / secrets.token_hex(4)
     shutil.copytree(journal, copy)
     stamp = copy.with_suffix(".stamp")
     command = Path(sys.executable).with_name("notebook-agents")

@@ -77,7 +77,7 @@ def _report(bench: Bench, folder: Path, kind: str, ending: str, content: int) ->
     shown = ", ".join(f"{name} {number:,}" for name, number in files.items() if number)
     after = "closed" if ending == "closed" else "after a SIGKILL"
     line = f"Agent, {kind}, {after}: {total:,} bytes ({shown}), ÷ content"
-    if kind == JUDGED and not bench.small:
+    if kind == JUDGED:
         bench.judge(line, total / content, BAR)
     else:
         bench.say(f"  {line} {total / content:.2f}; for information")
