@@ -27,7 +27,9 @@ def check(graph: Graph, given: Any, *, agent: str) -> None:
     if builder is None or isinstance(given, Command):
         return  # an @entrypoint takes anything
     known = set(builder.schemas.get(builder.input_schema, ()))
-    if "__root__" in known or (_is_class(builder) and isinstance(given, builder.input_schema)):
+    if "__root__" in known:
+        return
+    if _is_class(builder) and isinstance(given, builder.input_schema):
         return
     if given is None:
         raise InputError(
