@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from crash.processes import fork
 from support.checks import AGENTS, add, chain
+from support.command_line import drive, here  # noqa: F401 - fixtures
 from support.running import Ledger
 
 import notebook_agents as na

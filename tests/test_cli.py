@@ -1,208 +1,29 @@
-"""The command line: what it prints, what it exits with, and how it is stopped."""
+"""The command line: what it prints and what it exits with."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import shlex
-import signal
-import stat
 import subprocess
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from support.command_line import AGENTS, COMMAND, cli, inside
 
 from notebook_agents import errors
 from notebook_agents.cli import data, exits
 from notebook_agents.cli.app import app
-from notebook_agents.cli.doctor import Check, Level, examine
 from notebook_agents.cli.exits import App, UserCodeError, raised_by_us, short_traceback
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-AGENTS = '''
-import operator, os
-from pathlib import Path
-from typing import Annotated, TypedDict
-
-from langgraph.graph import END, START, StateGraph
-from langgraph.types import Send, interrupt
-
-import notebook_agents as na
-
-HERE = Path(__file__).parent
-
-
-class State(TypedDict, total=False):
-    question: str
-    n: int
-    done: Annotated[list, operator.add]
-
-
-@na.step
-def note(what):
-    with open(HERE / "ledger", "a") as ledger:
-        ledger.write(f"{what}\\n")
-    return what
-
-
-@na.step(at_most_once=True)
-def charge():
-    block()
-    return "paid"
-
-
-def block():
-    """Wait until somebody writes, unless the way is free."""
-    if not (HERE / "free").exists():
-        (HERE / "gate").read_bytes()
-
-
-def first(state):
-    return {"done": [note("first")]}
-
-
-def second(state):
-    block()
-    return {"done": [note("second")]}
-
-
-def fail(state):
-    if not (HERE / "mended").exists():
-        raise ValueError("no [bold]report[/bold]")
-    return {"done": ["mended"]}
-
-
-def ask(state):
-    return {"done": [interrupt("sure?")]}
-
-
-def pay(state):
-    return {"done": [charge()]}
-
-
-def part(state):
-    block()
-    return {"done": [note(state["n"])]}
-
-
-def fan(state):
-    return [Send("part", {"n": n}) for n in range(state["n"])]
-
-
-def chain(*nodes, name):
-    graph = StateGraph(State)
-    for node in nodes:
-        graph.add_node(node)
-    names = [START, *(node.__name__ for node in nodes), END]
-    for one, two in zip(names, names[1:]):
-        graph.add_edge(one, two)
-    return graph.compile(name=name)
-
-
-quick = chain(first, name="quick")
-research = na.Agent(chain(first, name="research"))
-slow = na.Agent(chain(first, second, name="slow"))
-failing = na.Agent(chain(first, fail, name="failing"))
-asking = na.Agent(chain(ask, name="asking"))
-paying = na.Agent(chain(pay, name="paying"))
-
-wide_graph = StateGraph(State)
-wide_graph.add_node(part)
-wide_graph.add_conditional_edges(START, fan, ["part"])
-wide = na.Agent(wide_graph.compile(name="wide"))
-number = 5
-'''
-
-# The console script, without the working folder on the path as `python -m` would put it there.
-COMMAND = [sys.executable, "-P", "-c", "from notebook_agents.cli import main; main()"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with agents, a key of its own and no journal yet."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (folder / "agents.py").write_text(AGENTS)
-    os.mkfifo(folder / "gate")
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("NOTEBOOK_AGENTS_HOME")  # the journal is found in the folder
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return folder
-
-
-def cli(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, input=given, timeout=60
-    )
-
-
-def inside(*words: str) -> Result:
-    """Run the command line in this process: no other Python has to start."""
-    for name in ("agents", "mypackage", "broken"):
-        sys.modules.pop(name, None)
-    return CliRunner().invoke(app, words)
-
-
-def threads() -> dict[str, dict[str, Any]]:
-    """Return what `list --json` says, by thread."""
-    return {info["thread"]: info for info in json.loads(inside("list", "--json").stdout)}
-
-
-class Driving:
-    """A command that runs until it is stopped."""
-
-    def __init__(self, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.said = ""
-
-    def until(self, line: str) -> None:
-        """Wait until the command says a line on stderr."""
-        assert self.process.stderr is not None
-        for said in self.process.stderr:
-            self.said += said
-            if said.strip() == line:
-                return
-        raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
-
-    def stop(self, number: signal.Signals, *, again: bool = False) -> tuple[int, str]:
-        """Send a signal, once or until it ends; return the exit code and what was said then."""
-        self.process.send_signal(number)
-        while again and self.process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.05)
-            self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said
-
-
-@pytest.fixture
-def drive() -> Iterator[type[Driving]]:
-    """Start commands, and leave none behind."""
-    started: list[Driving] = []
-
-    class Kept(Driving):
-        def __init__(self, *words: str) -> None:
-            super().__init__(*words)
-            started.append(self)
-
-    yield Kept
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
 
 
 # -- help ------------------------------------------------------------------------------------------
@@ -489,7 +310,7 @@ def test_a_notebook_is_run_and_saved_beside_itself(here: Path) -> None:
         (["run", "agents.py:research", "--input", "{"], "is not JSON"),
         (["run", "agents.py:research", "--input", "@none.json"], "cannot be read"),
         (["run", "agents.py:research", "--input", '{"n": 2}', "--thread", "t"], "belongs to agent"),
-        (["run", "agents.py:failing", "--input", "5"], "input"),
+        (["run", "agents.py:failing", "--input", "5"], "takes a dict"),
         (["run", "agents.py:failing", "--out", "x"], "--out means nothing for an agent"),
         (["run", "none.ipynb"], "there is no notebook"),
         (["run", "none.ipynb", "--thread", "t"], "--thread means nothing for a notebook"),
@@ -633,198 +454,3 @@ def test_a_traceback_keeps_the_cause_and_drops_our_frames() -> None:
     text = short_traceback(raised.value)
     assert text.index("AttributeError: ") < text.index("UserCodeError: outer")
     assert "direct cause" in text
-
-
-# -- signals ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "name"),
-    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")],
-)
-def test_a_signal_leaves_a_run_that_can_be_resumed(
-    number: signal.Signals, code: int, name: str, here: Path, drive: type[Driving]
-) -> None:
-    """One line says how to go on; what had returned is not done again."""
-    words = ("agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
-    run = drive("run", *words)
-    run.until("▸ second")
-    ended, said = run.stop(number)
-    assert ended == code
-    assert said == (
-        f"notebook-agents: stopped by {name}: thread t can be resumed with: "
-        "notebook-agents resume t\n"
-    )
-    assert threads()["t"]["status"] == "orphaned"
-    (here / "free").touch()
-    done = cli("resume", "t")
-    assert done.returncode == 0
-    assert "in doubt: started by process 1, never returned" in done.stdout
-    assert (here / "ledger").read_text() == "first\nsecond\n"
-
-
-def test_a_signal_while_resuming_leaves_it_resumable_again(
-    here: Path, drive: type[Driving]
-) -> None:
-    """A resume can be stopped like a run, and its run command goes on with it too."""
-    words = ("agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
-    run = drive("run", *words)
-    run.until("▸ second")
-    run.stop(signal.SIGTERM)
-    resume = drive("resume")
-    resume.until("▸ second")
-    assert resume.stop(signal.SIGINT)[0] == 130
-    (here / "free").touch()
-    again = json.loads(cli("run", *words, "--json").stdout)
-    assert (again["sessions"], again["status"]) == (3, "succeeded")
-    assert (here / "ledger").read_text() == "first\nsecond\n"
-
-
-def test_a_second_signal_ends_a_fan_out_at_once(here: Path, drive: type[Driving]) -> None:
-    """Worker threads that do not return cannot keep the command; no step is lost."""
-    run = drive("run", "agents.py:wide", "--input", '{"n": 40}', "--thread", "t")
-    run.until("▸ part")
-    code, said = run.stop(signal.SIGTERM, again=True)
-    assert code == 143
-    assert said.splitlines()[-1].endswith("notebook-agents resume t")
-    (here / "free").touch()
-    assert cli("resume", "t").returncode == 0
-    assert sorted(map(int, (here / "ledger").read_text().split())) == list(range(40))
-
-
-def test_after_a_signal_no_other_step_begins(here: Path, drive: type[Driving]) -> None:
-    """Of a wide fan-out only the steps that were running return; the others never begin."""
-    run = drive("run", "agents.py:wide", "--input", '{"n": 40}', "--thread", "t")
-    run.until("▸ part")
-    run.process.send_signal(signal.SIGINT)
-    (here / "gate").write_bytes(b"")  # those that were running return
-    _, said = run.process.communicate(timeout=30)
-    assert run.process.returncode == 130, said
-    ledger = here / "ledger"
-    assert not ledger.exists() or len(ledger.read_text().split()) < 40
-    assert threads()["t"]["status"] == "orphaned"
-    (here / "free").touch()
-    assert cli("resume", "t").returncode == 0
-    assert sorted(map(int, (here / "ledger").read_text().split())) == list(range(40))
-
-
-def test_a_thread_that_another_process_drives_exits_with_5(
-    here: Path, drive: type[Driving]
-) -> None:
-    """The process that holds it is named, and not disturbed."""
-    run = drive("run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t")
-    run.until("▸ second")
-    done = cli("resume", "t")
-    assert done.returncode == 5
-    assert str(run.process.pid) in done.stderr
-    assert threads()["t"]["status"] == "running"
-    assert threads()["t"]["driver"]["pid"] == run.process.pid
-    assert run.stop(signal.SIGINT)[0] == 130
-
-
-def test_a_step_in_doubt_exits_with_4(here: Path, drive: type[Driving]) -> None:
-    """An at-most-once step that was cut off is asked about, with its key."""
-    run = drive("run", "agents.py:paying", "--input", '{"question": "?"}', "--thread", "t")
-    run.until("▸   charge")
-    run.process.kill()
-    run.process.communicate()
-    (here / "free").touch()
-    done = cli("resume", "t")
-    assert done.returncode == 4
-    assert "its idempotency key is na-" in done.stdout
-    assert threads()["t"]["status"] == "in_doubt"
-
-
-def test_on_a_terminal_the_view_is_live_and_leaves_the_result_only(here: Path) -> None:
-    """A terminal sees steps while they run; stdout in a pipe is what it is without one."""
-    (here / "free").touch()
-    master, terminal = pty.openpty()
-    words = ["run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t"]
-    process = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=terminal, text=True
-    )
-    os.close(terminal)
-    seen = b""
-    with suppress(OSError):  # Linux's way to say that the other side has closed it
-        while block := os.read(master, 4096):
-            seen += block
-    os.close(master)
-    assert process.stdout is not None
-    out = process.communicate()[0]
-    assert process.returncode == 0
-    assert b"thread t" in seen
-    assert b"\x1b[?25h" in seen  # the cursor is back
-    assert out.startswith("slow · thread t · run 1 · ✓ succeeded\n")
-
-
-# -- doctor ----------------------------------------------------------------------------------------
-
-
-def found(name: str, journal: str | None = None) -> Check:
-    """Return one of the doctor's checks."""
-    return next(check for check in examine(journal) if check.name == name)
-
-
-def test_a_healthy_installation_needs_nothing(here: Path) -> None:
-    """Without a journal and with one, all is well: exit 0, one line a check."""
-    assert inside("doctor").exit_code == 0
-    assert "the first run here makes" in found("journal").found
-    assert not (here / ".notebook_agents").exists()
-    inside("run", "agents.py:research", "--input", '{"n": 1}')
-    done = inside("doctor")
-    assert done.exit_code == 0
-    assert all(line.startswith(("✓", "!")) for line in done.stdout.splitlines())
-    assert "1 threads, 0 unfinished" in found("journal").found
-    assert found("seal").found == "the key here opens it"
-
-
-def test_doctor_looks_into_duckdb_too(here: Path) -> None:
-    """Damage of the history is found before somebody needs it."""
-    from notebook_agents.journal import Journal
-
-    inside("run", "agents.py:research", "--input", '{"n": 1}')
-    with Journal.open() as journal:
-        journal.ingest()
-    assert found("history").level is Level.OK
-    (here / ".notebook_agents" / "journal.1.duckdb").write_bytes(b"x" * 20_000)
-    assert found("history").level is Level.BAD
-    assert inside("doctor").exit_code == 1
-
-
-def test_a_key_that_others_can_read_has_to_be_mended(here: Path, tmp_path: Path) -> None:
-    """The remedy is a command; nothing is changed by looking."""
-    inside("run", "agents.py:research", "--input", '{"n": 1}')
-    key = tmp_path / "data" / "notebook_agents" / "keys.json"
-    key.chmod(0o644)
-    assert found("key").level is Level.BAD
-    assert found("key").remedy.startswith(f"chmod 600 {key}")
-    assert stat.S_IMODE(key.stat().st_mode) == 0o644
-    assert inside("doctor").exit_code == 1
-
-
-def test_a_journal_without_its_key_has_to_be_mended(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A wrong key is found before a run fails over it."""
-    inside("run", "agents.py:research", "--input", '{"n": 1}')
-    monkeypatch.setenv("NOTEBOOK_AGENTS_KEY", "ab" * 32)
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(here))
-    assert found("seal").level is Level.BAD
-
-
-@pytest.mark.parametrize("name", ["Dropbox", "OneDrive - Company", "Mobile Documents"])
-def test_a_synced_folder_is_warned_about(name: str, here: Path) -> None:
-    """A sync client that copies half a transaction is no fault yet: a warning, exit 0."""
-    home = here / name / "project"
-    home.mkdir(parents=True)
-    inside("run", "agents.py:research", "--input", '{"n": 1}', "--journal", str(home))
-    assert found("synced folder", str(home)).level is Level.WARNING
-    assert inside("doctor", "--journal", str(home)).exit_code == 0
-
-
-def test_a_journal_that_was_named_and_is_not_there_has_to_be_mended(here: Path) -> None:
-    """Who names a journal expects one."""
-    assert found("journal", "nowhere").level is Level.BAD
-    done = inside("doctor", "--journal", "nowhere", "--json")
-    assert done.exit_code == 1
-    assert json.loads(done.stdout)["ok"] is False

@@ -33,8 +33,8 @@ def check(graph: Graph, given: Any, *, agent: str) -> None:
         return
     if given is None:
         raise InputError(
-            f"agent {agent!r} was given nothing to run with: give it {_names(known)}, or go on with "
-            "a run by na.resume(thread)"
+            f"agent {agent!r} was given nothing to run with: give it {_names(known)}, or go on "
+            "with a run by na.resume(thread)"
         )
     if not isinstance(given, dict) and not _is_pairs(given):
         raise InputError(

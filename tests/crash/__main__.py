@@ -64,13 +64,11 @@ def _kill(console: Console, names: Iterable[str], seed: int, kills: int) -> Tall
 
 
 def _print_beside(console: Console) -> None:
-    table = Table(
-        "killed once, as the saver is given the checkpoint behind step 2",
-        "an effect twice",
-        "of a step that had returned",
-        "wrong answer",
-        title=f"Three steps, {BESIDE_RUNS} runs each",
+    console.print(
+        f"Three steps, {BESIDE_RUNS} runs each, killed once: as the saver is given the checkpoint "
+        "behind the second step. How many runs had"
     )
+    table = Table("", "an effect twice", "of a returned step", "a wrong answer")
     for row in (
         langgraph_alone("async", BESIDE_RUNS),
         langgraph_alone("sync", BESIDE_RUNS),

@@ -93,7 +93,7 @@ class Beside:
 def langgraph_alone(durability: Durability, runs: int = 20) -> Beside:
     """Kill and resume plain LangGraph with its sqlite saver `runs` times."""
     return measure(
-        f"LangGraph, sqlite saver, durability={durability!r}",
+        f"LangGraph, sqlite saver, {durability}",
         lambda home, *, killed: _langgraph(home, durability, killed=killed),
         runs,
     )

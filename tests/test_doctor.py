@@ -1,0 +1,85 @@
+"""`notebook-agents doctor`: what it looks at, and the remedy."""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from support.command_line import inside
+
+from notebook_agents.cli.doctor import Check, Level, examine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def found(name: str, journal: str | None = None) -> Check:
+    """Return one of the doctor's checks."""
+    return next(check for check in examine(journal) if check.name == name)
+
+
+def test_a_healthy_installation_needs_nothing(here: Path) -> None:
+    """Without a journal and with one, all is well: exit 0, one line a check."""
+    assert inside("doctor").exit_code == 0
+    assert "the first run here makes" in found("journal").found
+    assert not (here / ".notebook_agents").exists()
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    done = inside("doctor")
+    assert done.exit_code == 0
+    assert all(line.startswith(("✓", "!")) for line in done.stdout.splitlines())
+    assert "1 threads, 0 unfinished" in found("journal").found
+    assert found("seal").found == "the key here opens it"
+
+
+def test_doctor_looks_into_duckdb_too(here: Path) -> None:
+    """Damage of the history is found before somebody needs it."""
+    from notebook_agents.journal import Journal
+
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    with Journal.open() as journal:
+        journal.ingest()
+    assert found("history").level is Level.OK
+    (here / ".notebook_agents" / "journal.1.duckdb").write_bytes(b"x" * 20_000)
+    assert found("history").level is Level.BAD
+    assert inside("doctor").exit_code == 1
+
+
+def test_a_key_that_others_can_read_has_to_be_mended(here: Path, tmp_path: Path) -> None:
+    """The remedy is a command; nothing is changed by looking."""
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    key = tmp_path / "data" / "notebook_agents" / "keys.json"
+    key.chmod(0o644)
+    assert found("key").level is Level.BAD
+    assert found("key").remedy.startswith(f"chmod 600 {key}")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o644
+    assert inside("doctor").exit_code == 1
+
+
+def test_a_journal_without_its_key_has_to_be_mended(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong key is found before a run fails over it."""
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    monkeypatch.setenv("NOTEBOOK_AGENTS_KEY", "ab" * 32)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(here))
+    assert found("seal").level is Level.BAD
+
+
+@pytest.mark.parametrize("name", ["Dropbox", "OneDrive - Company", "Mobile Documents"])
+def test_a_synced_folder_is_warned_about(name: str, here: Path) -> None:
+    """A sync client that copies half a transaction is no fault yet: a warning, exit 0."""
+    home = here / name / "project"
+    home.mkdir(parents=True)
+    inside("run", "agents.py:research", "--input", '{"n": 1}', "--journal", str(home))
+    assert found("synced folder", str(home)).level is Level.WARNING
+    assert inside("doctor", "--journal", str(home)).exit_code == 0
+
+
+def test_a_journal_that_was_named_and_is_not_there_has_to_be_mended(here: Path) -> None:
+    """Who names a journal expects one."""
+    assert found("journal", "nowhere").level is Level.BAD
+    done = inside("doctor", "--journal", "nowhere", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["ok"] is False
