@@ -1,47 +1,47 @@
-# make demo    an agent survives the death of its kernel, here and now
+# make demo    an agent survives the death of its kernel; ENV=DIR: it audits another environment
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
 # make bench   the measured claims of the README, beside LangGraph's own savers
 
-ENV    ?= .venv
+VENV   ?= .venv
 PYTHON ?= python3
 N      ?= 5000
 SEED   ?= 0
-BIN     = $(ENV)/bin
+BIN     = $(VENV)/bin
 
 .PHONY: demo test check crash bench clean
 
-demo: $(ENV)/.ready-demo
-	$(BIN)/notebook-agents demo
+demo: $(VENV)/.ready-demo
+	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
 
 test: check
 	$(BIN)/python -m pytest
 
-check: $(ENV)/.ready-dev
+check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-crash: $(ENV)/.ready-dev
+crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)
 
-bench: $(ENV)/.ready-dev
+bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(ENV) build dist demo-out demo.json
+	rm -rf $(VENV) build dist demo-out demo.json
 
-$(ENV)/.ready-demo: pyproject.toml | $(BIN)/python
+$(VENV)/.ready-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[notebook]"
 	touch $@
 
 # Dependency groups need a newer pip than Debian's.
-$(ENV)/.ready-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.ready-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[notebook]" --group dev
 	touch $@
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(ENV)
+	$(PYTHON) -m venv $(VENV)

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send
 
+from notebook_agents import faults
 from notebook_agents.errors import JournalDamagedError, SealError, ValueNotKeptError
 from notebook_agents.graph.codec import ResultCodec, StateCodec, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
@@ -167,8 +168,8 @@ def test_a_missing_chunk_is_named(journal: Journal) -> None:
 
 
 def test_a_reference_to_what_was_never_recorded_is_refused(journal: Journal) -> None:
-    """Nobody writes a record that refers to a chunk that is not there."""
-    lost = Draft(kind=Kind.CHUNK, thread="t", scope="t")
+    """Nobody writes a record that refers to another one that is not there."""
+    lost = Draft(kind=Kind.CHECKPOINT, thread="t", scope="t")
     record = Draft(kind=Kind.SNAPSHOT, thread="t", scope="t", refs=[lost])
     with pytest.raises(JournalDamagedError, match="not recorded"):
         journal.append([record], durable=False)
@@ -229,3 +230,45 @@ def test_growing_state_is_read_back_at_every_checkpoint(home: Path) -> None:
             "SELECT sum(octet_length(payload)) FROM records WHERE kind = 'checkpoint'"
         )[0]
         assert stored < 60_000
+
+
+def test_either_of_two_records_that_share_a_new_chunk_may_come_first(journal: Journal) -> None:
+    """What two steps return at once is stored once, whichever of them is appended first."""
+    value = ["shared by two " * 60]
+    encoders = [
+        Encoder(CODEC, journal.chunks("t"), thread="t", scope="t", token=None) for _ in range(2)
+    ]
+    drafts = []
+    for encoder in encoders:
+        tree = encoder.placed(encoder.encode(value, "value"))
+        draft = Draft(kind=Kind.SNAPSHOT, thread="t", scope="t", plain=pack(tree))
+        draft.refs = encoder.refs
+        drafts.append(draft)
+    assert [len(encoder.new) for encoder in encoders] == [1, 0]
+    journal.append([drafts[1]], durable=False)
+    journal.append([*encoders[0].new, drafts[0]], durable=False)
+    records = {record.seq: record for record in journal.select(thread="t")}
+    assert [load(journal, records[draft.seq]) for draft in drafts] == [value, value]
+    assert records[drafts[0].seq].refs == records[drafts[1].seq].refs
+
+
+def test_a_chunk_whose_append_failed_is_written_with_the_next_record(home: Path) -> None:
+    """After an error in a commit the same value can be stored, and read."""
+
+    class Full(Exception):
+        pass
+
+    def fail(fault: faults.Fault) -> None:
+        if fault is faults.Fault.COMMIT_BEFORE:
+            raise Full
+
+    with Journal.open(home) as journal:
+        store(journal, ["makes the thread"])
+        faults.arm(fail)
+        try:
+            with pytest.raises(Full):
+                store(journal, ["kept after all " * 60])
+        finally:
+            faults.arm(None)
+        record, _ = store(journal, ["kept after all " * 60])
+        assert load(journal, record) == ["kept after all " * 60]

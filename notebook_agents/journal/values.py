@@ -73,22 +73,11 @@ class Chunks:
 
     def find(self, digest: bytes) -> Draft | int | None:
         """Return the chunk with this digest, if it is recorded or about to be."""
-        found = self._known.get(digest)
-        if isinstance(found, Draft) and found.seq:
-            found.plain = b""  # committed: only its number is needed from now on
-        return found
+        return self._known.get(digest)
 
     def add(self, digest: bytes, draft: Draft) -> None:
         """Remember a chunk that is about to be recorded."""
         self._known[digest] = draft
-
-    def forget_uncommitted(self) -> None:
-        """Drop what was never committed: its append failed."""
-        self._known = {
-            digest: chunk if isinstance(chunk, int) else chunk.seq
-            for digest, chunk in self._known.items()
-            if isinstance(chunk, int) or chunk.seq
-        }
 
 
 class Encoder:

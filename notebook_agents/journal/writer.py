@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 
 # Looking a member up in an enumeration takes longer than the comparison.
-_INTENDED, _RETURNED, _FINISHED = Kind.STEP_INTENDED, Kind.STEP_RETURNED, Kind.RUN_FINISHED
+_INTENDED, _RETURNED = Kind.STEP_INTENDED, Kind.STEP_RETURNED
+_FINISHED, _CHUNK = Kind.RUN_FINISHED, Kind.CHUNK
 
 _Place = tuple[str, int | None]
 """A thread and the token of who writes to it."""
@@ -100,6 +101,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._newest: tuple[Any, ...] = ()
+        self._numbered: list[Draft] = []
         self._untold: dict[_Place, dict[str, Any]] = {}  # counts that no head has yet
         self._after: dict[_Place, dict[str, Any]] = {}  # the same, once the transaction commits
         self._parents: set[str] = set()  # threads that the process this one was forked from drives
@@ -265,6 +267,9 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
         else:
+            for draft in self._numbered:
+                if draft.kind is _CHUNK:
+                    draft.plain = b""  # only its number is needed from now on
             for ticket in batch:
                 if not ticket.done:
                     ticket.finish()
@@ -272,6 +277,7 @@ class Writer:
 
     def _commit(self, batch: list[_Ticket]) -> int:
         self._newest = ()
+        self._numbered = []
         durable = any(ticket.durable for ticket in batch)
         with self._file_lock.held():
             connection = self._usable()
@@ -290,6 +296,7 @@ class Writer:
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                    self._undo_numbers()
                 raise
             self._untold = self._after
         faults.hit(Fault.COMMIT_AFTER)
@@ -299,26 +306,16 @@ class Writer:
         seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
         ts = clock.now_us()
         finished: list[Draft] = []
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         touched: dict[_Place, dict[str, Any]] = {}
         for ticket in batch:
             for draft in ticket.drafts:
-                seq += 1
                 if draft.claim is not None:
-                    self._claim(connection, ticket, draft, draft.claim, seq=seq, ts=ts)
+                    following = seq + len(rows) + 1
+                    self._claim(connection, ticket, draft, draft.claim, seq=following, ts=ts)
                 elif draft.kind is _FINISHED:
                     finished.append(draft)
-                rows.append(
-                    seal(
-                        draft,
-                        seq=seq,
-                        ts=ts,
-                        journal_id=self._journal_id,
-                        key=self._key(draft.scope),
-                    )
-                )
-                draft.seq = seq
-                _count(touched, draft, ts)
+                self._number(draft, rows, touched, seq, ts)
         connection.executemany(query("queue.append"), rows)
         if rows:
             self._newest = rows[-1]
@@ -327,7 +324,37 @@ class Writer:
             connection.execute(
                 query("queue.release_thread"), {"thread": draft.thread, "token": draft.token}
             )
-        return seq
+        return seq + len(rows)
+
+    def _number(
+        self,
+        draft: Draft,
+        rows: list[tuple[Any, ...]],
+        touched: dict[_Place, dict[str, Any]],
+        last: int,
+        ts: int,
+    ) -> None:
+        """Give a draft its number and its row, behind whatever it refers to.
+
+        Of two records that share a new chunk either may be appended first, in whichever thread: the
+        chunk is written with the one that comes first.
+        """
+        if draft.seq:
+            return
+        for ref in draft.refs:
+            if not isinstance(ref, int) and not ref.seq and ref.kind is _CHUNK:
+                self._number(ref, rows, touched, last, ts)
+        draft.seq = last + len(rows) + 1
+        self._numbered.append(draft)
+        key = self._key(draft.scope)
+        rows.append(seal(draft, seq=draft.seq, ts=ts, journal_id=self._journal_id, key=key))
+        _count(touched, draft, ts)
+
+    def _undo_numbers(self) -> None:
+        """Take back the numbers of a transaction that is not in the file."""
+        for draft in self._numbered:
+            draft.seq = 0
+        self._numbered = []
 
     def _tell_heads(
         self,
@@ -448,9 +475,9 @@ class Writer:
             for ticket in waiting:
                 ticket.finish()
             return
+        self._undo_numbers()
         for ticket in waiting:
             for draft in ticket.drafts:
-                draft.seq = 0
                 if draft.claim is not None:
                     self.driving.discard(draft.thread)
             if not ticket.staged:
