@@ -351,6 +351,8 @@ class Agent:
 
     def _check_nodes(self, head: Head) -> None:
         """Refuse to go on without a node that had begun: LangGraph would skip it without a word."""
+        if head.driven:
+            return  # by another process: the claim will say by which
         gone = pending_nodes(self.journal, head.thread, head.run) - self.graph.nodes.keys()
         if gone:
             names = ", ".join(sorted(map(repr, gone)))

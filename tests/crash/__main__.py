@@ -32,7 +32,7 @@ BESIDE_RUNS = 20
 )
 @click.option("--only", metavar="NAME", help="Repeat one trial, as a violation names it.")
 def main(kills: int, seed: int | None, arm: str, only: str | None) -> None:
-    """Kill until KILLS processes have been disturbed, then say what was lost."""
+    """Go on until KILLS processes have died of SIGKILL, then say what was lost."""
     console = Console()
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     console.print(f"seed {seed}: --seed {seed} replays this run, with --only NAME one trial of it")
@@ -57,10 +57,15 @@ def _kill(console: Console, names: Iterable[str], seed: int, kills: int) -> Tall
             tally.add(found)
             for violation in found.violations:
                 progress.console.print(f"VIOLATED {violation}", markup=False, soft_wrap=True)
-            progress.update(task, completed=tally.disturbances)
-            if tally.disturbances >= kills:
+            progress.update(task, completed=_counted(tally))
+            if _counted(tally) >= kills:
                 break
     return tally
+
+
+def _counted(tally: Tally) -> int:
+    """Return n: the SIGKILLs alone; of a run that only interrupts, the SIGINTs."""
+    return tally.killed or tally.interrupted
 
 
 def _print_beside(console: Console) -> None:
@@ -93,9 +98,8 @@ def _print_tally(console: Console, tally: Tally) -> None:
         ("promises broken in any way", len(tally.violations)),
     ):
         table.add_row(name, f"{value:,}")
-    if tally.disturbances and not tally.violations:
-        bound = 3 / tally.disturbances
-        table.add_row("95 % bound on the rate of violations, 3/n", f"{bound:.3%}")
+    if (n := _counted(tally)) and not tally.violations:
+        table.add_row("95 % bound on violations per kill, 3/n", f"{3 / n:.3%}")
     console.print(table)
 
 

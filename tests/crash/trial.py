@@ -130,11 +130,6 @@ class Tally:
     repeated: int = 0
     violations: list[str] = field(default_factory=list)
 
-    @property
-    def disturbances(self) -> int:
-        """How many processes were disturbed in any way."""
-        return self.killed + self.terminated + self.interrupted + self.raised
-
     def add(self, other: Tally) -> None:
         """Add another tally to this one."""
         for name in (each.name for each in fields(self) if each.name != "violations"):
