@@ -343,6 +343,7 @@ class Writer:
             return
         for ref in draft.refs:
             if not isinstance(ref, int) and not ref.seq and ref.kind is _CHUNK:
+                ref.token = draft.token  # it may be left over from a driver whose append failed
                 self._number(ref, rows, touched, last, ts)
         draft.seq = last + len(rows) + 1
         self._numbered.append(draft)
@@ -402,14 +403,19 @@ class Writer:
             connection.execute(query("queue.touch_thread"), values)
             return
         by = "it was deleted" if row is None else _describe(Head(row))
-        for ticket in batch:
-            if any(draft.thread == thread and draft.token == token for draft in ticket.drafts):
-                ticket.finish(
-                    FencedError(
-                        f"this process no longer drives thread {thread!r} ({by}): nothing it does "
-                        "from now on is recorded, stop it and look at the other one"
-                    )
-                )
+        fenced = FencedError(
+            f"this process no longer drives thread {thread!r} ({by}): nothing it does from now on "
+            "is recorded, stop it and look at the other one"
+        )
+        refused = [
+            ticket
+            for ticket in batch
+            if any(draft.thread == thread and draft.token == token for draft in ticket.drafts)
+        ]
+        if not refused:
+            raise fenced  # nobody to leave out: the transaction cannot start again without him
+        for ticket in refused:
+            ticket.finish(fenced)
         raise _Refused
 
     def _claim(
