@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import threading
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ class Drive:
         session = {
             "pid": os.getpid(),
             "python": platform.python_version(),
-            "langgraph": version("langgraph"),
+            "langgraph": _langgraph_version(),
         }
         trees = {
             name: encoder.placed(encoder.encode(value, f"{name} of thread {self.thread!r}"))
@@ -188,6 +189,11 @@ class Drive:
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+
+@cache
+def _langgraph_version() -> str:
+    return version("langgraph")
 
 
 def _keeps_all(graph: Graph) -> bool:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x4E424147  # "NBAG", in the SQLite header: tells a journal from other databases
 FILE = "queue.sqlite"
 
-_PAGE_BYTES = 2048
-# A transaction logs whole pages, so small ones make a log that holds more steps; but records of a
-# few hundred bytes leave more of a small page empty. Measured with `python -m tests.bench fsyncs
-# size` for pages of 1, 2 and 4 KB: files after a kill 2.22, 1.98 and 1.97 times the content; fsyncs
-# of the log per step 1.025, 1.035 and 1.058.
-_WAL_PAGES = 340
+_PAGE_BYTES = 512
+# A transaction logs whole pages, so small ones make a log that holds more steps, and leave less of
+# themselves empty. Measured with `python -m tests.bench fsyncs size` for 0.5, 1, 2 and 4 KB: files
+# after a kill 1.81, 2.22, 1.98 and 1.97 times the content; fsyncs of the log per step 1.018,
+# 1.025, 1.035 and 1.058. The price is paid by large values: 500 KB take 9.5 ms instead of 4.8.
+_WAL_PAGES = 1300
 # The log is folded back at this many pages, and is this long from the start. More leaves larger
 # files after a kill, fewer costs more fsyncs (two per fold).
 _NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "lustre")

@@ -94,7 +94,7 @@ class Writer:
         self.leading = threading.RLock()
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []
-        self._connection: sqlite3.Connection | None = connect(path)
+        self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
         self._log_is_long = False
         self._wake = threading.Event()
@@ -243,9 +243,10 @@ class Writer:
     def _usable(self) -> sqlite3.Connection:
         if self._closed:
             raise NotDurableError("this journal is closed: open it again with Journal.open()")
-        if self._connection is None:  # after a fork
+        if self._connection is None:  # at first, and after a fork
             self._connection = connect(self._path)
-            self._synchronous = ""
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._synchronous = "NORMAL"
         if self._connection.in_transaction:  # a signal's handler raised in the middle of one
             self._connection.execute("ROLLBACK")
         return self._connection
