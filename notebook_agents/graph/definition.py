@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from langchain_core._api import LangChainBetaWarning
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load import dumps as langchain_dumps
 from langchain_core.load import loads as langchain_loads
@@ -213,7 +215,10 @@ def _reduce_model(model: Any) -> tuple[Any, ...]:
 
 def _load_model(text: str) -> Any:
     """Rebuild a LangChain model; its secrets come from the environment, as when it was made."""
-    return langchain_loads(text, secrets_from_env=True, allowed_objects="all")
+    with warnings.catch_warnings():
+        # Every load says that `loads` is in beta; there is nothing that its reader could do.
+        warnings.simplefilter("ignore", LangChainBetaWarning)
+        return langchain_loads(text, secrets_from_env=True, allowed_objects="all")
 
 
 def _is_model(kind: type) -> bool:
