@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_PAGE = 4096
+"""The kernel cuts a write short only between pages: effects and acknowledgements are shorter."""
+
+
 class What(StrEnum):
     """What a line says."""
 
@@ -70,12 +74,20 @@ class Ledger:
 
     def append(self, line: Line) -> None:
         """Append one line; it stands from now on, whatever happens to this process."""
-        os.write(self._descriptor, (json.dumps(asdict(line)) + "\n").encode())
+        os.write(self._descriptor, ("\n" + json.dumps(asdict(line)) + "\n").encode())
 
     def lines(self) -> list[Line]:
         """Return everything that was appended, in the order in which it was."""
-        rows = [json.loads(text) for text in self._path.read_text().splitlines()]
-        return [Line(**{**row, "what": What(row["what"])}) for row in rows]
+        found = []
+        for text in filter(None, self._path.read_text().splitlines()):
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError:
+                if len(text) < _PAGE:
+                    raise
+                continue  # SIGKILL in the middle of the write: nothing of it was said
+            found.append(Line(**{**row, "what": What(row["what"])}))
+        return found
 
     def close(self) -> None:
         """Close the descriptor in this process."""
