@@ -70,6 +70,8 @@ def fault_trials(shape: str) -> Iterator[str]:
     """Name every trial at a fault point that runs of this shape reach."""
     passed = passages(shape)
     for fault, hit, action in itertools.product(Fault, HITS, Action):
+        if fault.startswith("ingest.") and hit > 1:
+            continue  # how many bursts a run needs is chance: on a busy machine one takes it all
         if hit <= max(passed[fault] - SLACK, min(passed[fault], 1)):
             yield f"faults/{shape}/{fault}@{hit}/{action}"
 
