@@ -132,6 +132,11 @@ def _is_inline(value: Any) -> bool:
     return value is None or kind in (bool, float)
 
 
+def _is_short(value: Any) -> bool:
+    """Whether a value is a list of one or two of these, as a node returns it for a reducer."""
+    return type(value) is list and len(value) <= 2 and all(map(_is_inline, value))
+
+
 class Reader:
     """Reads checkpoints of one thread back."""
 
@@ -246,7 +251,7 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
     rows: list[tuple[int, str, Node]] = []
     for place, (channel, value) in enumerate(writes):
         index = WRITES_IDX_MAP.get(channel, place)
-        if _is_inline(value):
+        if _is_inline(value) or _is_short(value):
             small.append((index, channel, value))
         else:
             what = f"state value {channel!r} of thread {draft.thread!r}"

@@ -8,8 +8,10 @@ import logging
 import os
 import platform
 import threading
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import EmptyInputError, InvalidUpdateError
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Claim, Journal
 
 _logger = logging.getLogger("notebook_agents.graph")
+_LOOK_AGAIN_SECONDS = 0.2
 
 
 class Drive:
@@ -221,8 +224,9 @@ def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.new_event_loop()
     outcome: list[BaseException] = []
     started: list[asyncio.Task[None]] = []
-    # Not Thread.join(): a signal's exception in it makes Python 3.11 take the thread for ended.
-    ended = threading.Event()
+    # Not Thread.join(): a signal's exception in it makes Python 3.11 take the thread for ended. Not
+    # threading.Event: one inside it can leave its lock taken for ever.
+    ended: SimpleQueue[None] = SimpleQueue()
 
     def serve() -> None:
         asyncio.set_event_loop(loop)
@@ -233,19 +237,24 @@ def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             outcome.append(error)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
-            ended.set()
+            try:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+            finally:
+                loop.close()
+                ended.put(None)
 
     thread = threading.Thread(target=context.run, args=(serve,), name="notebook-agents-loop")
     thread.start()
     try:
-        ended.wait()
+        ended.get()
     except BaseException:
-        if started and not ended.is_set():
-            loop.call_soon_threadsafe(started[0].cancel)
-        ended.wait()
+        if started and not loop.is_closed():
+            with suppress(RuntimeError):  # closed in this moment
+                loop.call_soon_threadsafe(started[0].cancel)
+        while not loop.is_closed():
+            with suppress(Empty):
+                ended.get(timeout=_LOOK_AGAIN_SECONDS)  # the interrupted call may have taken it
         raise
     if outcome:
         raise outcome[0]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults
@@ -143,23 +144,27 @@ class Barrier:
     A step's id hashes the id of its checkpoint. Were the intent on disk and the checkpoint not,
     LangGraph would make another checkpoint after a kill, and the step would have another id and
     another idempotency key. A checkpoint in a subgraph rests on those of the graphs around it.
+
+    A signal can raise in the main thread between any two instructions of Python, also inside
+    `threading.Condition.__enter__` when it has its lock already: nobody ever gets that lock again.
+    So this rests on plain locks alone, which are taken and given back in C.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._arrived: dict[str, tuple[str, ...]] = {}
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiting: dict[object, Callable[[], object]] = {}
         self._failure: BaseException | None = None
 
     def arrive(self, checkpoint_id: str, parents: Iterable[str] = ()) -> None:
         """Note a checkpoint and those it rests on."""
-        with self._changed:
+        with self._lock:
             self._arrived[checkpoint_id] = tuple(parents)
             self._wake()
 
     def fail(self, error: BaseException) -> None:
         """Note that a checkpoint did not arrive: nobody may wait for it, or for a later one."""
-        with self._changed:
+        with self._lock:
             self._failure = error
             self._wake()
 
@@ -173,27 +178,32 @@ class Barrier:
             if self._complete(checkpoint_id):
                 return
             time.sleep(0)
-        with self._changed:
-            self._changed.wait_for(lambda: self._complete(checkpoint_id))
+        news: SimpleQueue[None] = SimpleQueue()
+        try:
+            while not self._complete_or_wait(checkpoint_id, news, partial(news.put, None)):
+                news.get()
+        finally:
+            self._waiting.pop(news, None)
 
     async def wait_async(self, checkpoint_id: str) -> None:
         """Do as `wait` without blocking the event loop."""
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        with self._changed:
-            if self._complete(checkpoint_id):
-                return
-            self._waiting.append(entry)
+        news = asyncio.Event()
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, news.set)
         try:
-            while True:
-                await event.wait()
-                event.clear()
-                with self._changed:
-                    if self._complete(checkpoint_id):
-                        return
+            while not self._complete_or_wait(checkpoint_id, news, tell):
+                await news.wait()
+                news.clear()
         finally:
-            with self._changed:
-                self._waiting.remove(entry)
+            self._waiting.pop(news, None)
+
+    def _complete_or_wait(
+        self, checkpoint_id: str, who: object, tell: Callable[[], object]
+    ) -> bool:
+        with self._lock:
+            if self._complete(checkpoint_id):
+                return True
+            self._waiting[who] = tell
+            return False
 
     def _complete(self, checkpoint_id: str) -> bool:
         if self._failure is not None:
@@ -210,6 +220,5 @@ class Barrier:
         return True
 
     def _wake(self) -> None:
-        self._changed.notify_all()
-        for loop, event in self._waiting:
-            loop.call_soon_threadsafe(event.set)
+        for tell in list(self._waiting.values()):
+            tell()

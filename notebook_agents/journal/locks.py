@@ -6,13 +6,8 @@ import fcntl
 import os
 import socket
 import time
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class FileLock:
@@ -34,15 +29,13 @@ class FileLock:
             self._pid = os.getpid()
         return self._fd
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock; wait for it as long as it takes."""
-        fd = self._descriptor()
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+    def wait(self) -> None:
+        """Take the lock; wait for it as long as it takes.
+
+        Call it inside the `try` whose `finally` releases: a signal that raises between the two
+        would otherwise leave other processes waiting. Releasing what is not held does nothing.
+        """
+        fcntl.flock(self._descriptor(), fcntl.LOCK_EX)
 
     def acquire(self, seconds: float) -> bool:
         """Take the lock within `seconds`; say whether it was got."""

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x4E424147  # "NBAG", in the SQLite header: tells a journal from other databases
 FILE = "queue.sqlite"
 
-_PAGE_BYTES = 512
+PAGE_BYTES = 512
 # A transaction logs whole pages, so small ones make a log that holds more steps, and leave less of
 # themselves empty. Measured with `python -m tests.bench fsyncs size` for 0.5, 1, 2 and 4 KB: files
 # after a kill 1.81, 2.22, 1.98 and 1.97 times the content; fsyncs of the log per step 1.018,
 # 1.025, 1.035 and 1.058. The price is paid by large values: 500 KB take 9.5 ms instead of 4.8.
-_WAL_PAGES = 1300
+WAL_PAGES = 1300
 # The log is folded back at this many pages, and is this long from the start. More leaves larger
 # files after a kill, fewer costs more fsyncs (two per fold).
 _NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "lustre")
@@ -223,7 +223,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
-        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         connection.execute("PRAGMA secure_delete=ON")  # a deleted data key leaves no copy behind
         if sys.platform == "darwin":  # fsync alone stops at the drive's cache there
             connection.execute("PRAGMA fullfsync=ON")
@@ -232,28 +232,6 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise _unreadable(path, error) from error
     return connection
-
-
-def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the log as long as it will become, so that commits overwrite it and do not extend it.
-
-    An fsync of a file that grew writes the file's length and blocks too. Measured for a commit of
-    three small records: 0.35 ms with a log that grows, 0.20 ms with one that is long already; this
-    takes 2 ms, once. A transaction too large for the cache is written to the log and rolled back;
-    what comes next starts where it started.
-    """
-    log = path.with_name(FILE + "-wal")
-    if log.exists() and log.stat().st_size >= _WAL_PAGES * _PAGE_BYTES:
-        return
-    connection.execute("PRAGMA cache_size=5")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute("CREATE TABLE filling (bytes)")
-        size = (_WAL_PAGES - 10) * _PAGE_BYTES
-        connection.execute("INSERT INTO filling VALUES (zeroblob(?))", (size,))
-    finally:
-        connection.execute("ROLLBACK")
-        connection.execute("PRAGMA cache_size=-2000")
 
 
 def _make(home: Path) -> None:
@@ -265,7 +243,8 @@ def _make(home: Path) -> None:
     if not ignore.exists():
         ignore.write_text("*\n", encoding="ascii")
     lock = locks.FileLock(home / "queue.lock")
-    with lock.held():
+    try:
+        lock.wait()
         path = home / FILE
         if not path.exists():
             building = home / f".{FILE}.{os.getpid()}"
@@ -274,13 +253,14 @@ def _make(home: Path) -> None:
             _fill(building, network=on_network(home))
             building.rename(path)
             fsync_directory(home)
-    lock.close()
+    finally:
+        lock.close()
 
 
 def _fill(path: Path, *, network: bool) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute(f"PRAGMA journal_mode={'DELETE' if network else 'WAL'}")
         connection.executescript("BEGIN;" + schema("queue.create"))
         for key, value in (

@@ -32,6 +32,7 @@ PAGE = 32
 WHOLE_UP_TO = 4096
 """Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
 every record that refers to it."""
+_ATOMS = frozenset({str, int, float, bool, type(None)})  # their size shows
 _DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
 
 LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN = range(10)
@@ -163,9 +164,13 @@ class Encoder:
         The first tells cheaply what the others are like, so that a list of messages is not
         serialised twice.
         """
-        if not self._codec.part_types.isdisjoint(map(type, page)):
+        kinds = set(map(type, page))
+        if not self._codec.part_types.isdisjoint(kinds):
             return None
-        if len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
+        if kinds <= _ATOMS:
+            if type(page[0]) is str and len(page[0]) >= CHUNK_FROM:
+                return None
+        elif len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
             return None
         try:
             tag, data = self._codec.dumps(page, what)

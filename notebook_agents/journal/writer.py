@@ -6,6 +6,10 @@ thread. Callers on an event loop must not block it, so a thread of the writer le
 
 What was `stage`d has nobody waiting for it and goes out with the next append, before it. That is
 how LangGraph's checkpoint and the intents that rest on it become durable in one commit, in order.
+
+SQLite itself never waits for the disk at a commit (`synchronous=NORMAL`): whoever needs that syncs
+the log afterwards, under no lock that another commit needs, and one sync serves all that were
+committed before it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, faults
@@ -25,7 +30,8 @@ from notebook_agents.errors import (
 )
 from notebook_agents.faults import Fault
 from notebook_agents.journal import locks
-from notebook_agents.journal.queue import Head, connect, lengthen_log
+from notebook_agents.journal.log import Log
+from notebook_agents.journal.queue import Head, connect
 from notebook_agents.journal.records import Claim, Draft, seal
 from notebook_agents.journal.sql import query
 from notebook_agents.model import Kind
@@ -48,7 +54,7 @@ _Place = tuple[str, int | None]
 class _Ticket:
     """What one caller appends, and what became of it."""
 
-    __slots__ = ("done", "drafts", "durable", "error", "staged", "wake")
+    __slots__ = ("commit", "done", "drafts", "durable", "error", "staged", "wake")
 
     def __init__(
         self,
@@ -62,13 +68,12 @@ class _Ticket:
         self.durable = durable
         self.staged = staged  # nobody waits for it
         self.done = False
+        self.commit = 0
         self.error: BaseException | None = None
         self.wake = wake
 
-    def finish(self, error: BaseException | None = None) -> None:
-        self.done, self.error = True, error
-        if self.wake is not None:
-            self.wake()
+    def finish(self, error: BaseException | None = None, *, commit: int = 0) -> None:
+        self.done, self.error, self.commit = True, error, commit
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -94,10 +99,10 @@ class Writer:
         self.leading = threading.RLock()
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []
+        self._on_loops: list[_Ticket] = []  # event loops wait for these
         self._connection: sqlite3.Connection | None = None
-        self._synchronous = ""
-        self._log_is_long = False
-        self._wake = threading.Event()
+        self._log: Log | None = None
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._newest: tuple[Any, ...] = ()
@@ -137,6 +142,8 @@ class Writer:
                 self._lead()
         if ticket.error is not None:
             raise ticket.error
+        if durable:
+            self._sync(ticket.commit)
 
     async def append_async(self, drafts: Sequence[Draft], *, durable: bool) -> None:
         """Do as `append` without blocking the event loop."""
@@ -158,12 +165,13 @@ class Writer:
         ticket = _Ticket(drafts, durable=durable, wake=wake)
         with self._lock:
             self._waiting.append(ticket)
+            self._on_loops.append(ticket)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._serve, name="notebook-agents-writer", daemon=True
                 )
                 self._thread.start()
-        self._wake.set()
+        self._wake.put(None)
         await future
 
     def flush(self, *, durable: bool) -> None:
@@ -173,23 +181,26 @@ class Writer:
 
     def execute(self, statement: str, parameters: dict[str, Any]) -> None:
         """Run one small statement in a transaction of its own."""
-        with self.leading, self._file_lock.held():
-            connection = self._usable()
-            connection.execute("BEGIN IMMEDIATE")
+        with self.leading:
             try:
+                self._file_lock.wait()
+                connection, log = self._usable()
                 connection.execute(statement, parameters)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
+                commit = log.committed()
+            finally:
+                self._file_lock.release()
+        self._sync(commit)
 
     def vacuum(self) -> None:
         """Give the pages that trimming freed back to the file system."""
-        with self.leading, self._file_lock.held():
-            connection = self._usable()
-            connection.execute("VACUUM")  # little is left after a trim, so this is quick
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._log_is_long = False
+        with self.leading:
+            try:
+                self._file_lock.wait()
+                connection, log = self._usable()
+                connection.execute("VACUUM")  # little is left after a trim, so this is quick
+                log.cut()
+            finally:
+                self._file_lock.release()
 
     def close(self) -> None:
         """Write what is staged and close."""
@@ -199,24 +210,25 @@ class Writer:
             self.flush(durable=True)
         finally:
             self._closed = True
-            self._wake.set()
+            self._wake.put(None)
             if self._thread is not None:
                 self._thread.join()
-            if self._connection is not None:
+            if self._connection is not None and self._log is not None:
+                self._log.close()
                 self._connection.close()
             self._file_lock.close()
 
     def abandon(self) -> list[Any]:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
-        kept = [self._connection]
-        self._connection = None
+        kept = [self._connection, self._log]
+        self._connection = self._log = None
         self._parents |= self.driving
         self._untold = {}
         self.driving = set()
-        self._waiting = []
+        self._waiting, self._on_loops = [], []
         self._lock = threading.Lock()
         self.leading = threading.RLock()
-        self._wake = threading.Event()
+        self._wake = SimpleQueue()
         self._thread = None
         self._file_lock = locks.FileLock(self._path.with_name("queue.lock"))
         return kept
@@ -234,22 +246,47 @@ class Writer:
     # -- committing ---------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        """Commit for event loops, and tell them."""
         while not self._closed:
-            self._wake.wait()
-            self._wake.clear()
-            with self.leading:
-                self._lead()
+            self._wake.get()
+            try:
+                with self.leading:
+                    self._lead()
+            finally:
+                self._tell_loops()
 
-    def _usable(self) -> sqlite3.Connection:
+    def _tell_loops(self) -> None:
+        with self._lock:
+            done = [ticket for ticket in self._on_loops if ticket.done]
+            self._on_loops = [ticket for ticket in self._on_loops if not ticket.done]
+        for ticket in done:
+            if ticket.durable and ticket.error is None:
+                try:
+                    self._sync(ticket.commit)
+                except JournalWriteError as error:
+                    ticket.error = error
+            if ticket.wake is not None:
+                ticket.wake()
+
+    def _sync(self, commit: int) -> None:
+        """Return when a commit is on disk."""
+        log = self._log
+        if log is None:
+            return
+        try:
+            log.sync(commit)
+        except OSError as error:
+            raise _as_write_error(error, self._path) from error
+
+    def _usable(self) -> tuple[sqlite3.Connection, Log]:
         if self._closed:
             raise NotDurableError("this journal is closed: open it again with Journal.open()")
-        if self._connection is None:  # at first, and after a fork
+        if self._connection is None or self._log is None:  # at first, and after a fork
             self._connection = connect(self._path)
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._synchronous = "NORMAL"
+            self._log = Log(self._connection, self._path.with_name(self._path.name + "-wal"))
         if self._connection.in_transaction:  # a signal's handler raised in the middle of one
             self._connection.execute("ROLLBACK")
-        return self._connection
+        return self._connection, self._log
 
     def _lead(self) -> None:
         with self._lock:
@@ -259,7 +296,7 @@ class Writer:
         try:
             while True:
                 try:
-                    last = self._commit([ticket for ticket in batch if not ticket.done])
+                    last, commit = self._commit([t for t in batch if not t.done])
                     break
                 except _Refused:
                     continue
@@ -273,22 +310,19 @@ class Writer:
                     draft.plain = b""  # only its number is needed from now on
             for ticket in batch:
                 if not ticket.done:
-                    ticket.finish()
+                    ticket.finish(commit=commit)
             self._after_commit(last)
 
-    def _commit(self, batch: list[_Ticket]) -> int:
+    def _commit(self, batch: list[_Ticket]) -> tuple[int, int]:
+        """Commit a batch; return the newest sequence number and the commit's own."""
         self._newest = ()
         self._numbered = []
         durable = any(ticket.durable for ticket in batch)
-        with self._file_lock.held():
-            connection = self._usable()
-            if durable and not self._log_is_long:
-                lengthen_log(connection, self._path)
-                self._log_is_long = True
-            synchronous = "FULL" if durable else "NORMAL"
-            if synchronous != self._synchronous:
-                connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._synchronous = synchronous
+        try:
+            self._file_lock.wait()
+            connection, log = self._usable()
+            if durable:
+                log.lengthen()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 last = self._write(connection, batch, durable=durable)
@@ -300,8 +334,11 @@ class Writer:
                     self._undo_numbers()
                 raise
             self._untold = self._after
+            commit = log.committed()
+        finally:
+            self._file_lock.release()
         faults.hit(Fault.COMMIT_AFTER)
-        return last
+        return last, commit
 
     def _write(self, connection: sqlite3.Connection, batch: list[_Ticket], *, durable: bool) -> int:
         seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
@@ -479,8 +516,9 @@ class Writer:
         """
         waiting = [ticket for ticket in batch if not ticket.done]
         if self._landed():
+            commit = self._usable()[1].committed()  # it may not have been counted
             for ticket in waiting:
-                ticket.finish()
+                ticket.finish(commit=commit)
             return
         self._undo_numbers()
         for ticket in waiting:
@@ -496,11 +534,10 @@ class Writer:
         """Whether the transaction that was written last is in the file."""
         if not self._newest:
             return False
-        row = (
-            self._usable()
-            .execute("SELECT payload FROM records WHERE seq = ?", (self._newest[0],))
-            .fetchone()
-        )
+        connection, _ = self._usable()
+        row = connection.execute(
+            "SELECT payload FROM records WHERE seq = ?", (self._newest[0],)
+        ).fetchone()
         return row is not None and row[0] == self._newest[-1]  # no two seals are alike
 
 

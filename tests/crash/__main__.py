@@ -91,6 +91,7 @@ def _print_tally(console: Console, tally: Tally) -> None:
         ("killed, SIGKILL", tally.killed),
         ("ended by SIGTERM at a fault point", tally.terminated),
         ("interrupted, SIGINT", tally.interrupted),
+        ("of those by a second one", tally.pressed_again),
         ("exceptions raised at a fault point", tally.raised),
         ("acknowledged records", tally.acknowledged),
         ("acknowledged records lost", tally.lost),

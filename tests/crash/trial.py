@@ -113,6 +113,7 @@ class Tally:
         killed: Processes that died of SIGKILL.
         terminated: Runs that a SIGTERM ended.
         interrupted: Runs that a SIGINT ended.
+        pressed_again: Runs that needed a second SIGINT.
         raised: Runs that an injected exception ended or passed through.
         acknowledged: Steps that somebody was told have returned.
         lost: Those of them that a later look into the journal missed.
@@ -124,6 +125,7 @@ class Tally:
     killed: int = 0
     terminated: int = 0
     interrupted: int = 0
+    pressed_again: int = 0
     raised: int = 0
     acknowledged: int = 0
     lost: int = 0
@@ -226,8 +228,10 @@ class Trial:
         child = self.begin(plan)
         if plan.delay is not None and not child.ends_within(plan.delay):
             child.kill(plan.signal)
-            # A SIGINT can fall where Python or LangGraph swallows it: then one presses stop again.
+            # A SIGINT inside `threading.Condition.__enter__` leaves its lock taken for ever, and
+            # LangGraph's executor then waits for a worker that needs it: one presses stop again.
             if plan.signal == signal.SIGINT and not child.ends_within(IMPATIENT_SECONDS):
+                self.tally.pressed_again += 1
                 child.kill(signal.SIGINT)
         return self.end()
 
