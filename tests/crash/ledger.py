@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _PAGE = 4096
-"""The kernel cuts a write short only between pages: effects and acknowledgements are shorter."""
+"""The kernel cuts a write short only where a page of the file ends. What was cut was not said."""
 
 
 class What(StrEnum):
@@ -79,13 +79,17 @@ class Ledger:
     def lines(self) -> list[Line]:
         """Return everything that was appended, in the order in which it was."""
         found = []
-        for text in filter(None, self._path.read_text().splitlines()):
+        at = 0
+        for raw in self._path.read_bytes().split(b"\n"):
+            end, at = at + len(raw), at + len(raw) + 1
+            if not raw:
+                continue
             try:
-                row = json.loads(text)
+                row = json.loads(raw)
             except json.JSONDecodeError:
-                if len(text) < _PAGE:
+                if end % _PAGE:
                     raise
-                continue  # SIGKILL in the middle of the write: nothing of it was said
+                continue  # SIGKILL in the middle of the write
             found.append(Line(**{**row, "what": What(row["what"])}))
         return found
 
