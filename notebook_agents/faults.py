@@ -31,6 +31,8 @@ class Fault(StrEnum):
     """The effect happened; its result is not recorded."""
     RESULT_AFTER = "result.after"
     """The result is recorded; LangGraph does not have it yet."""
+    ROUTE_BEFORE = "route.before"
+    """A conditional edge chose; its choice is not recorded."""
     WRITES_AFTER = "writes.after"
     """LangGraph gave the saver a task's writes."""
     CHECKPOINT_AFTER = "checkpoint.after"

@@ -24,6 +24,17 @@ def node_step_id(thread: str, task_id: str, node: str) -> str:
     return digest_id("node", thread, task_id, node)
 
 
+def route_id(thread: str, task_id: str, place: str) -> str:
+    """Return the id under which a conditional edge's choice is recorded.
+
+    Args:
+        thread: The thread's name.
+        task_id: LangGraph's id of the task that the edge leaves.
+        place: What tells this edge from others that leave it.
+    """
+    return digest_id("route", thread, task_id, place)
+
+
 def call_step_id(parent: str, name: str, digest: str, ordinal: int) -> str:
     """Return the id of a durable call inside the step `parent`.
 

@@ -27,6 +27,8 @@ class Kind(StrEnum):
     """An attempt waits for a person (LangGraph's interrupt)."""
     STEP_LATE = "step_late"
     """An attempt ended after a newer one began; not used."""
+    ROUTED = "routed"
+    """A conditional edge chose: it does not choose again."""
     CHECKPOINT = "checkpoint"
     """The graph's state between supersteps."""
     WRITES = "writes"

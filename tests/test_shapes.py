@@ -72,6 +72,86 @@ def test_loop(home, ledger, dies, trips):
     assert [step.replayed for step in run.steps] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.parametrize("start", [START, "first"])
+def test_conditional_edge(home, ledger, trips, dies, start):
+    """What a conditional edge chose stands after a kill, and its function is not called again."""
+
+    def toss(state: State) -> str:
+        ledger.note(f"toss {state['n']}")
+        return "left" if len(ledger.lines()) == 1 + (start != START) else "right"
+
+    def left(state: State) -> State:
+        ledger.note("left")
+        trips()
+        return {"n": 10}
+
+    graph = StateGraph(State)
+    for name, node in {"left": left, "right": add, "first": add}.items():
+        graph.add_node(name, node)
+    if start != START:
+        graph.add_edge(START, start)
+        ledger.note("begin")
+    graph.add_conditional_edges(start, toss, ["left", "right"])
+    dies(lambda: go(home, graph))
+    assert go(home, graph).value["n"] == 10
+    tosses = [line for line in ledger.lines() if line.startswith("toss")]
+    assert len(tosses) == 1
+    assert ledger.lines().count("left") == 2
+
+
+def test_killed_behind_a_conditional_edge(home, ledger, trips, dies):
+    """A choice is recorded before anything rests on it, so a kill at once does not undo it."""
+
+    def choose(state: State) -> list[Send]:
+        ledger.note("choose")
+        return [Send("part", {"n": number}) for number in range(3)]
+
+    def other(state: State) -> str:
+        ledger.note("other")
+        trips()  # behind the first edge's choice and before anything else is on disk
+        return END
+
+    graph = build(first=add, part=lambda state: {})
+    graph.add_conditional_edges("first", choose, ["part"])
+    graph.add_conditional_edges("first", other, [END])
+    dies(lambda: go(home, graph))
+    go(home, graph)
+    assert Counter(ledger.lines()) == {"choose": 1, "other": 2}
+
+
+async def test_async_conditional_edge(home, ledger):
+    """A conditional edge that is only async works from a loop and from a sync call."""
+
+    async def toss(state: State) -> str:
+        ledger.note("toss")
+        return END
+
+    graph = build(first=add)
+    graph.add_conditional_edges("first", toss, [END])
+    assert go(home, graph).value["n"] == 1
+    assert ledger.lines() == ["toss"]
+
+
+def test_durable_call_in_a_conditional_edge(home, ledger, trips, dies):
+    """A durable call that a conditional edge makes is not made again after a kill in the edge."""
+
+    @na.step
+    def look() -> str:
+        ledger.note("look")
+        return END
+
+    def route(state: State) -> str:
+        found = look()
+        trips()
+        return found
+
+    graph = build(first=add)
+    graph.add_conditional_edges("first", route, [END])
+    dies(lambda: go(home, graph))
+    assert go(home, graph).value["n"] == 1
+    assert ledger.lines() == ["look"]
+
+
 def test_recursion_limit_counts_over_kills(home, ledger, trips, dies):
     """A run that is resumed does not get its number of supersteps anew."""
 

@@ -29,7 +29,7 @@ from notebook_agents.errors import (
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
-from notebook_agents.graph.private import schema_types
+from notebook_agents.graph.private import path_of, schema_types
 from notebook_agents.graph.wrap import durable
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
@@ -207,8 +207,12 @@ def _keeps_all(graph: Graph) -> bool:
 
 
 def _needs_loop(graph: Graph) -> bool:
-    """Whether some node has no synchronous function."""
+    """Whether some node or conditional edge has no synchronous function."""
     for node in graph.nodes.values():
+        for path in filter(None, map(path_of, node.writers)):
+            path = getattr(path, "inner", path)
+            if getattr(path, "afunc", None) is not None and getattr(path, "func", None) is None:
+                return True
         bound = getattr(node.bound, "inner", node.bound)
         if isinstance(bound, Pregel):
             if _needs_loop(bound):

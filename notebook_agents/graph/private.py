@@ -5,18 +5,29 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
 from langgraph._internal._serde import build_serde_allowlist
+from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+    from collections.abc import Callable
+
+    from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.pregel import Pregel
 
-__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types", "superstep"]
+__all__ = [
+    "DEFAULT_ERROR_HANDLER",
+    "execution_info",
+    "path_of",
+    "schema_types",
+    "superstep",
+    "with_path",
+]
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
@@ -46,3 +57,25 @@ def schema_types(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, ...]]:
         schemas=[schema for schema in schemas if schema is not None], channels=channels
     )
     return found
+
+
+def path_of(writer: Runnable[Any, Any]) -> Runnable[Any, Any] | None:
+    """Return the route function of a node's writer; None where it is no conditional edge."""
+    branch = getattr(getattr(writer, "func", None), "__self__", None)
+    return branch.path if isinstance(branch, BranchSpec) else None
+
+
+def with_path(
+    writer: Runnable[Any, Any], wrapped: Callable[[Runnable[Any, Any]], Runnable[Any, Any]]
+) -> Runnable[Any, Any] | None:
+    """Return a copy of a conditional edge whose route function is wrapped; None for other writers.
+
+    Compiling bound the edge to its function, so the copy is bound anew.
+    """
+    path = path_of(writer)
+    if path is None:
+        return None
+    made: Any = copy.copy(writer)
+    branch = made.func.__self__._replace(path=wrapped(path))
+    made.func, made.afunc = branch._route, branch._aroute
+    return made  # type: ignore[no-any-return]  # a RunnableCallable

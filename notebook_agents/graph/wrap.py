@@ -20,6 +20,7 @@ from langgraph.types import Command
 
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
+from notebook_agents.graph.edges import durable_writers
 from notebook_agents.graph.private import execution_info, superstep
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
@@ -57,16 +58,18 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
         bound = node.bound
+        writers = durable_writers(node.writers, node=name, driver=driver, saver=saver)
         if name == START:
+            nodes[name] = node.copy({"writers": writers})
             continue
         if isinstance(bound, Pregel) and bound.checkpointer is not False:
             # Its steps are the steps: it has checkpoints of its own, so their ids are stable. It
             # keeps its own setting of the checkpointer, which is mostly that of the graph around.
             inner = bound.copy({"nodes": _durable_nodes(bound, driver, saver)})
-            nodes[name] = node.copy({"bound": inner, "subgraphs": [inner]})
+            nodes[name] = node.copy({"bound": inner, "subgraphs": [inner], "writers": writers})
         else:
             wrapped = DurableNode(bound, name=name, driver=driver, saver=saver, messages=messages)
-            nodes[name] = node.copy({"bound": wrapped})
+            nodes[name] = node.copy({"bound": wrapped, "writers": writers})
     return nodes
 
 

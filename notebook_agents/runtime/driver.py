@@ -20,7 +20,13 @@ from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 
-_STEP_KINDS = (Kind.STEP_INTENDED, Kind.STEP_RETURNED, Kind.STEP_FAILED, Kind.STEP_SUSPENDED)
+_STEP_KINDS = (
+    Kind.STEP_INTENDED,
+    Kind.STEP_RETURNED,
+    Kind.STEP_FAILED,
+    Kind.STEP_SUSPENDED,
+    Kind.ROUTED,
+)
 _logger = logging.getLogger("notebook_agents.runtime")
 
 
@@ -121,7 +127,7 @@ class RunDriver:
             for sibling in self._children.get(step.parent, ()):
                 if sibling is not step and sibling.failed is not None:
                     sibling.went_on = True
-        elif record.kind is Kind.STEP_RETURNED:
+        elif record.kind in (Kind.STEP_RETURNED, Kind.ROUTED):
             step.returned = step.returned or record
         elif record.attempt == step.attempts:
             step.failed = record if record.kind is Kind.STEP_FAILED else None
@@ -147,7 +153,7 @@ class RunDriver:
     @property
     def began(self) -> bool:
         """Whether any step of this run ever began."""
-        return bool(self._steps)
+        return any(step.attempts for step in self._steps.values())
 
     def result(self, step: StepState) -> Any:
         """Return the recorded result of a step that returned.
@@ -233,6 +239,31 @@ class RunDriver:
     def reconciled(self, step: StepState, value: Any) -> list[Draft]:
         """Return the drafts of a result that somebody else knew."""
         return self.returned(Attempt(step, step.attempts), value)
+
+    def choose(self, step: StepState) -> Attempt:
+        """Begin a conditional edge's choice. Nothing announces it: it is no step.
+
+        Raises:
+            RunStopped: This process was asked to begin nothing more.
+        """
+        stopping.check()
+        return Attempt(step, 1)
+
+    def chosen(self, attempt: Attempt, value: Any, *, codec: Codec) -> list[Draft]:
+        """Return the drafts of a choice; they must be appended before LangGraph gets it.
+
+        Raises:
+            ValueNotKeptError: The choice cannot be kept.
+        """
+        faults.hit(Fault.ROUTE_BEFORE)
+        what = f"what {attempt.step.name!r} of thread {self.thread!r} chose"
+        encoder = self.encoder(codec)
+        tree = encoder.placed(encoder.encode(value, what))
+        draft = self._draft(Kind.ROUTED, attempt)
+        draft.plain, draft.refs, draft.size = pack(tree), encoder.refs, encoder.size
+        step = attempt.step
+        step.returned, step.value, step.has_value = draft, value, True
+        return [*encoder.new, draft]
 
     def recorded(self, attempt: Attempt) -> None:
         """Note that the result is in the operating system's hands."""
