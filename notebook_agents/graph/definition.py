@@ -17,6 +17,7 @@ from langchain_core._api import LangChainBetaWarning
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load import dumps as langchain_dumps
 from langchain_core.load import loads as langchain_loads
+from langgraph.cache.memory import InMemoryCache
 from langgraph.func import entrypoint
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -225,5 +226,10 @@ def _is_model(kind: type) -> bool:
     return issubclass(kind, BaseLanguageModel) and bool(kind.is_lc_serializable())
 
 
+def _reduce_cache(_: InMemoryCache[Any]) -> tuple[Any, ...]:
+    return InMemoryCache, ()  # what it held is gone with its process, as its user expects
+
+
 pickling.register(lambda kind: issubclass(kind, Pregel), _reduce_graph)
+pickling.register(lambda kind: kind is InMemoryCache, _reduce_cache)
 pickling.register(_is_model, _reduce_model)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from langgraph.errors import EmptyInputError, InvalidUpdateError
+from langgraph.errors import EmptyInputError, GraphInterrupt, InvalidUpdateError
 from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
@@ -87,6 +87,7 @@ class Drive:
             number=claim.run,
             claim=claim,
             codec=ResultCodec(serializer),
+            suspends=(GraphInterrupt,),
         )
         self._start(claim, started, digest)
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import faults
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, StateCodec
+from notebook_agents.graph.private import RETURN
 from notebook_agents.graph.saver import JournalSaver, stored_config
 
 if TYPE_CHECKING:
@@ -78,6 +79,12 @@ class DriverSaver(JournalSaver):
         found = super().get_tuple(config)
         if found is not None:
             self.barrier.arrive(found.checkpoint["id"])
+            if not config["configurable"].get("checkpoint_ns") and found.pending_writes:
+                # What a `@task` returned is known by its arguments (graph/tasks.py), and LangGraph
+                # would give it to whichever call comes at its place.
+                found = found._replace(
+                    pending_writes=[write for write in found.pending_writes if write[1] != RETURN]
+                )
         return found
 
     def put(

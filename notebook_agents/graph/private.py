@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
+from langgraph._internal._constants import CONF, CONFIG_KEY_CALL, CONFIG_KEY_RUNTIME, RETURN
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_ERROR_HANDLER",
+    "RETURN",
     "execution_info",
     "path_of",
+    "replace_call",
     "schema_types",
     "superstep",
     "with_path",
@@ -79,3 +81,17 @@ def with_path(
     branch = made.func.__self__._replace(path=wrapped(path))
     made.func, made.afunc = branch._route, branch._aroute
     return made  # type: ignore[no-any-return]  # a RunnableCallable
+
+
+def replace_call(
+    config: RunnableConfig | None, made: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Replace what `@task` calls inside a node by what `made` makes of it.
+
+    The config of a task's attempt is that attempt's own, and LangGraph's context variable holds the
+    same dict.
+    """
+    configurable = (config or {}).get(CONF, {})
+    call = configurable.get(CONFIG_KEY_CALL)
+    if call is not None:
+        configurable[CONFIG_KEY_CALL] = made(call)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
-from langgraph.errors import GraphInterrupt, GraphRecursionError, ParentCommand
+from langgraph.errors import GraphRecursionError, ParentCommand
 from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
@@ -21,7 +21,8 @@ from langgraph.types import Command
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
 from notebook_agents.graph.edges import durable_writers
-from notebook_agents.graph.private import execution_info, superstep
+from notebook_agents.graph.private import execution_info, replace_call, superstep
+from notebook_agents.graph.tasks import DurableCall
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class DurableNode(Runnable[Any, Any]):
         step, checkpoint = self._place(config)
         if step.returned is not None:
             return _given(self.driver.result(step))
+        replace_call(config, DurableCall)
         self.saver.barrier.wait(checkpoint)
         self.saver.settle()
         attempt, intent = self.driver.intend(step)
@@ -131,6 +133,7 @@ class DurableNode(Runnable[Any, Any]):
         step, checkpoint = self._place(config)
         if step.returned is not None:
             return _given(self.driver.result(step))
+        replace_call(config, DurableCall)
         await self.saver.barrier.wait_async(checkpoint)
         self.saver.settle()
         attempt, intent = self.driver.intend(step)
@@ -178,8 +181,6 @@ class DurableNode(Runnable[Any, Any]):
 
     def _ended(self, attempt: Attempt, error: Exception) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
-        if isinstance(error, GraphInterrupt):
-            return self.driver.suspended(attempt)
         if isinstance(error, ParentCommand):  # a result for the graph around this one
             return self.driver.returned(attempt, _ForParent(error.args[0]))
         return self.driver.failed(attempt, error)

@@ -87,6 +87,7 @@ class RunDriver:
         number: The run's number.
         claim: What the run's start was granted.
         codec: Serialises results.
+        suspends: The exceptions by which a step says that it waits for a person.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class RunDriver:
         number: int,
         claim: Claim,
         codec: Codec,
+        suspends: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.journal = journal
+        self.suspends = suspends
         self.thread = thread
         self.scope = scope
         self.number = number
@@ -271,7 +274,9 @@ class RunDriver:
         self.tell(attempt.step, "returned")
 
     def failed(self, attempt: Attempt, error: Exception) -> list[Draft]:
-        """Return the draft of a failure."""
+        """Return the draft of what an attempt that raised came to: a failure, or waiting."""
+        if isinstance(error, self.suspends):
+            return self.suspended(attempt)
         try:
             pickled = self.codec.dumps(error, "the error")
         except Exception:  # noqa: BLE001 - whatever a foreign error's reducer raises

@@ -140,6 +140,26 @@ def step(
     return decorate if function is None else decorate(function)
 
 
+def placed(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    key: Callable[..., str] | None = None,
+) -> _Call:
+    """Return a durable call that has its place among its node's calls now and is made later.
+
+    However often it is made, in whichever worker thread, it is the same step.
+
+    Raises:
+        NotDurableError: This code does not run inside a node.
+        ValueNotKeptError: An argument has no stable digest.
+    """
+    call = _Call(function, at_most_once=False, reconcile=None, key=key)
+    call.place = call._place(args, kwargs)
+    return call
+
+
 class _Call:
     """One decorated function."""
 
@@ -156,9 +176,10 @@ class _Call:
         self.at_most_once = at_most_once
         self.reconcile = reconcile
         self.key = key
+        self.place: tuple[RunDriver, StepState] | None = None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        driver, step = self._place(args, kwargs)
+        driver, step = self.place or self._place(args, kwargs)
         if (recorded := self._recorded(driver, step)) is not None:
             return recorded[0]
         if self._doubtful(step):
@@ -181,7 +202,7 @@ class _Call:
         return value
 
     async def run_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        driver, step = self._place(args, kwargs)
+        driver, step = self.place or self._place(args, kwargs)
         if (recorded := self._recorded(driver, step)) is not None:
             return recorded[0]
         if self._doubtful(step):

@@ -1,0 +1,80 @@
+"""LangGraph's `@task`: each call is a durable call of the node or entrypoint that makes it.
+
+LangGraph knows a call by its place in the order of calls alone: calls that come in another order
+after a kill would get each other's results. Here a call is known by its function, its arguments,
+and how many equal calls came before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.runtime.steps import placed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class DurableCall:
+    """Stands where LangGraph's runner put what schedules a `@task`.
+
+    Args:
+        inner: LangGraph's own.
+    """
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self._inner = inner.inner if isinstance(inner, DurableCall) else inner
+        self._count = 0
+
+    @property
+    def inner(self) -> Callable[..., Any]:
+        """LangGraph's own."""
+        return self._inner
+
+    def __call__(
+        self,
+        func: Callable[..., Any],
+        input: tuple[tuple[Any, ...], dict[str, Any]],  # noqa: A002 - LangGraph's name
+        *,
+        cache_policy: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Schedule a call of `func` that is journaled."""
+        args, kwargs = input
+        self._count += 1
+        try:
+            durable = placed(func, args, kwargs)
+        except ValueNotKeptError:  # arguments without a digest: then its place in the order counts
+            durable = placed(func, args, kwargs, key=lambda *_, **__: f"call {self._count}")
+
+        if inspect.iscoroutinefunction(func):
+
+            @functools.wraps(func)
+            async def task(*_: Any, **__: Any) -> Any:
+                return await durable.run_async(args, kwargs)
+        else:
+
+            @functools.wraps(func)
+            def task(*_: Any, **__: Any) -> Any:
+                return durable.run(args, kwargs)
+
+        if cache_policy is not None:
+            cache_policy = _named(cache_policy, func)
+        return self._inner(task, input, cache_policy=cache_policy, **options)
+
+
+def _named(policy: Any, func: Callable[..., Any]) -> Any:
+    """Return a cache policy whose keys name the function: LangGraph cannot find a wrapper's name.
+
+    Without it all wrapped tasks would share one space of keys.
+    """
+    name = f"{func.__module__}.{func.__qualname__}"
+
+    def key(*args: Any, **kwargs: Any) -> str:
+        return f"{name}\0{policy.key_func(*args, **kwargs)}"
+
+    return dataclasses.replace(policy, key_func=key)

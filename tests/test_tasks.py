@@ -1,0 +1,180 @@
+"""LangGraph's `@task`: durable calls without the user's code changing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+from langgraph.cache.memory import InMemoryCache
+from langgraph.func import entrypoint, task
+from langgraph.graph import START, StateGraph
+from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
+from support.checks import State
+
+import notebook_agents as na
+from notebook_agents.model import Outcome, RunStatus
+
+
+def go(home: Any, flow: Any, given: Any) -> na.Run:
+    """Run a graph or entrypoint, or go on with it, on thread `t`."""
+    with na.Journal.open(home) as journal:
+        run = na.Agent(flow, "flow", journal).run(given, thread="t")
+        assert run.view
+        if run.status is RunStatus.SUCCEEDED:
+            assert run.value is run.value
+        return run
+
+
+def test_tasks_are_not_called_again(home, ledger, dies, trips):
+    """A task that returned before a kill gives its recorded result, with the types it had."""
+
+    @task
+    def look(n: int) -> tuple[int, int]:
+        ledger.note(n)
+        if n == 3:
+            trips()
+        return n, n * 10
+
+    @entrypoint()
+    def flow(n: int) -> list[Any]:
+        futures = [look(number) for number in range(n)]
+        return [future.result() for future in futures] + [look(n).result()]
+
+    dies(lambda: go(home, flow, 3))
+    run = go(home, flow, 3)
+    assert run.value == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    assert Counter(ledger.lines()) == {"0": 1, "1": 1, "2": 1, "3": 2}
+    assert Counter(step.name for step in run.steps) == {"flow": 1, "look": 4}
+    assert [len(step.attempts) for step in run.steps if step.name == "flow"] == [2]
+
+
+def test_tasks_in_another_order(home, ledger, dies, trips):
+    """Calls that come in another order after a kill get their own results."""
+
+    @task
+    def look(n: int) -> int:
+        ledger.note(n)
+        return n * 10
+
+    @entrypoint()
+    def flow(_: int) -> dict[int, int]:
+        order = [1, 2] if not ledger.lines() else [2, 1]
+        found = {n: look(n).result() for n in order}
+        trips()
+        return found
+
+    dies(lambda: go(home, flow, 0))
+    assert go(home, flow, 0).value == {2: 20, 1: 10}
+    assert ledger.lines() == ["1", "2"]
+
+
+async def test_async_tasks(home, ledger, dies, trips):
+    """Coroutine tasks that ran at the same time give their own results again."""
+
+    @task
+    async def look(n: int) -> int:
+        ledger.note(n)
+        await asyncio.sleep(0)
+        return n * 10
+
+    @entrypoint()
+    async def flow(n: int) -> list[int]:
+        found = await asyncio.gather(*(look(number) for number in range(n)))
+        trips()
+        return [*found, await look(0)]
+
+    dies(lambda: go(home, flow, 4))
+    assert go(home, flow, 4).value == [0, 10, 20, 30, 0]
+    assert Counter(ledger.lines()) == {"0": 2, "1": 1, "2": 1, "3": 1}
+
+
+def test_task_in_a_node(home, ledger, dies, trips):
+    """A task that a graph's node calls is a durable call of that node."""
+
+    @task
+    def look(n: int) -> int:
+        ledger.note(n)
+        return n * 10
+
+    def node(state: State) -> State:
+        found = look(state["n"]).result()
+        trips()
+        return {"n": found}
+
+    graph = StateGraph(State)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    dies(lambda: go(home, graph, {"n": 1}))
+    assert go(home, graph, {"n": 1}).value["n"] == 10
+    assert ledger.lines() == ["1"]
+
+
+def test_task_is_retried(home, ledger):
+    """Each try of a task under a retry policy is an attempt of the same step."""
+
+    @task(retry_policy=RetryPolicy(initial_interval=0.0, jitter=False, retry_on=OSError))
+    def shaky(n: int) -> int:
+        ledger.note(n)
+        if len(ledger.lines()) < 3:
+            raise OSError("not yet")
+        return n
+
+    @entrypoint()
+    def flow(n: int) -> int:
+        return shaky(n).result()
+
+    run = go(home, flow, 7)
+    assert run.value == 7
+    (step,) = [step for step in run.steps if step.name == "shaky"]
+    outcomes = [attempt.outcome for attempt in step.attempts]
+    assert outcomes == [Outcome.FAILED, Outcome.FAILED, Outcome.RETURNED]
+
+
+def test_task_asks(home, ledger):
+    """A task that asks a person waits; tasks before it are not called again when it is answered."""
+
+    @task
+    def look(n: int) -> int:
+        ledger.note(n)
+        return n * 10
+
+    @task
+    def ask(n: int) -> Any:
+        return interrupt(f"is {n} right?")
+
+    @entrypoint()
+    def flow(n: int) -> Any:
+        return ask(look(n).result()).result()
+
+    with na.Journal.open(home) as journal:
+        agent = na.Agent(flow, "flow", journal)
+        assert agent.run(1, thread="t").status is RunStatus.WAITING
+        run = agent.run(Command(resume="yes"), thread="t")
+        assert run.value == "yes"
+    assert ledger.lines() == ["1"]
+
+
+@pytest.mark.parametrize("name", ["double", "negate"])
+def test_cached_tasks_of_one_flow(home, ledger, name):
+    """Two cached tasks do not get each other's cached results."""
+    policy = CachePolicy(ttl=60)
+
+    @task(cache_policy=policy)
+    def double(n: int) -> int:
+        ledger.note("double")
+        return n * 2
+
+    @task(cache_policy=policy)
+    def negate(n: int) -> int:
+        ledger.note("negate")
+        return -n
+
+    @entrypoint(cache=InMemoryCache())
+    def flow(n: int) -> list[int]:
+        first, second = (double, negate) if name == "double" else (negate, double)
+        return [first(n).result(), second(n).result(), first(n).result()]
+
+    expected = [6, -3, 6] if name == "double" else [-3, 6, -3]
+    assert go(home, flow, 3).value == expected
