@@ -7,7 +7,6 @@ and how many equal calls came before it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,6 @@ class DurableCall:
         self,
         func: Callable[..., Any],
         input: tuple[tuple[Any, ...], dict[str, Any]],  # noqa: A002 - LangGraph's name
-        *,
-        cache_policy: Any = None,
         **options: Any,
     ) -> Any:
         """Schedule a call of `func` that is journaled."""
@@ -62,19 +59,4 @@ class DurableCall:
             def task(*_: Any, **__: Any) -> Any:
                 return durable.run(args, kwargs)
 
-        if cache_policy is not None:
-            cache_policy = _named(cache_policy, func)
-        return self._inner(task, input, cache_policy=cache_policy, **options)
-
-
-def _named(policy: Any, func: Callable[..., Any]) -> Any:
-    """Return a cache policy whose keys name the function: LangGraph cannot find a wrapper's name.
-
-    Without it all wrapped tasks would share one space of keys.
-    """
-    name = f"{func.__module__}.{func.__qualname__}"
-
-    def key(*args: Any, **kwargs: Any) -> str:
-        return f"{name}\0{policy.key_func(*args, **kwargs)}"
-
-    return dataclasses.replace(policy, key_func=key)
+        return self._inner(task, input, **options)
