@@ -19,10 +19,12 @@ from notebook_agents.errors import (
     WrongAgentError,
 )
 from notebook_agents.graph import definition, inputs
+from notebook_agents.graph.changes import changed, fingerprints
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
-from notebook_agents.graph.private import schema_types
+from notebook_agents.graph.private import schema_types, triggered
 from notebook_agents.graph.run import Run
+from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Claim, Journal, Record
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Kind, RunStatus
@@ -231,6 +233,7 @@ class Agent:
             "key": key,
             "notebook": origin.notebook,
             "cell": origin.cell,
+            "code": fingerprints(self.graph),
             "definition": self._definition(),
         }
         return Plan(
@@ -291,7 +294,13 @@ class Agent:
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
         self._check_nodes(head)
-        kept = self.read(first, ("input", "config", "context"))
+        kept = self.read(first, ("input", "config", "context", "code"))
+        if news := changed(kept["code"], self.graph):
+            sys.stderr.write(
+                f"agent {self.name!r} is not what it was when run {head.run} of thread "
+                f"{head.thread!r} began: {', '.join(news)}; recorded results stand, what has not "
+                "run uses the code of now\n"
+            )
         begun = [
             record.attempt or 0
             for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
@@ -353,13 +362,18 @@ class Agent:
         """Refuse to go on without a node that had begun: LangGraph would skip it without a word."""
         if head.driven:
             return  # by another process: the claim will say by which
-        gone = pending_nodes(self.journal, head.thread, head.run) - self.graph.nodes.keys()
+        pending = pending_nodes(self.journal, head.thread, head.run)
+        saver = JournalSaver(self.journal, allow={*schema_types(self.graph), *self.allow})
+        newest = saver.get_tuple({"configurable": {"thread_id": head.thread}})
+        if newest is not None and newest.metadata.get("step", -1) >= 0:
+            pending |= triggered(newest.checkpoint)
+        gone = pending - self.graph.nodes.keys()
         if gone:
             names = ", ".join(sorted(map(repr, gone)))
             raise DefinitionError(
-                f"run {head.run} of thread {head.thread!r} cannot go on: {names} had begun and the "
-                f"graph of agent {self.name!r} has no such node any more; give it its name back, "
-                "or start another run by new=True"
+                f"run {head.run} of thread {head.thread!r} cannot go on: {names} has to run and "
+                f"the graph of agent {self.name!r} has no such node any more; give it its name "
+                "back, or start another run by new=True"
             )
 
     def _definition(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from langgraph._internal._constants import CONF, CONFIG_KEY_CALL, CONFIG_KEY_RUNTIME, RETURN
+from langgraph._internal._constants import CONF, CONFIG_KEY_CALL, CONFIG_KEY_RUNTIME, RETURN, TASKS
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from langchain_core.runnables import Runnable, RunnableConfig
+    from langgraph.checkpoint.base import Checkpoint
     from langgraph.pregel import Pregel
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "replace_call",
     "schema_types",
     "superstep",
+    "triggered",
     "with_path",
 ]
 
@@ -95,3 +97,17 @@ def replace_call(
     call = configurable.get(CONFIG_KEY_CALL)
     if call is not None:
         configurable[CONFIG_KEY_CALL] = made(call)
+
+
+def triggered(checkpoint: Checkpoint) -> set[str]:
+    """Return the names of the nodes that a checkpoint's channels tell to run next.
+
+    A node that waits for several others counts as soon as one of them is done.
+    """
+    values = checkpoint["channel_values"]
+    found = {packet.node for packet in values.get(TASKS) or ()}
+    for channel, value in values.items():
+        kind, _, rest = channel.partition(":")
+        if (kind == "branch" and rest.startswith("to:")) or (kind == "join" and value):
+            found.add(rest.rpartition(":")[2])
+    return found
