@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple, writes_sort_key
 
+from notebook_agents.graph.codec import keep_error
+from notebook_agents.graph.private import ERROR
 from notebook_agents.journal.values import (
     DELTA,
     LIST,
@@ -253,9 +255,12 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
         index = WRITES_IDX_MAP.get(channel, place)
         if _is_inline(value) or _is_short(value):
             small.append((index, channel, value))
+            continue
+        if channel == ERROR and isinstance(value, BaseException):
+            node = encoder.leaf(*keep_error(value))
         else:
-            what = f"state value {channel!r} of thread {draft.thread!r}"
-            rows.append((index, channel, encoder.placed(encoder.encode(value, what))))
+            node = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
+        rows.append((index, channel, encoder.placed(node)))
     draft.plain, draft.refs, draft.size = pack((small, rows)), encoder.refs, encoder.size
 
 

@@ -26,6 +26,7 @@ from langgraph.types import Command, Send
 
 from notebook_agents import pickling
 from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.runtime.driver import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -165,6 +166,17 @@ class ResultCodec(StateCodec):
         if self._into_state:
             super().dumps(value, what)
         return _PICKLED, pickling.dumps(value, what=what)
+
+
+def keep_error(error: BaseException) -> tuple[str, bytes]:
+    """Return a tag and the bytes of what a node raised: an error handler meets it again.
+
+    An exception that cannot be kept is kept as a RuntimeError that says what it was.
+    """
+    try:
+        return _PICKLED, pickling.dumps(error, what="the error")
+    except Exception:  # noqa: BLE001 - whatever a foreign error's reducer raises
+        return _PICKLED, pickling.dumps(RuntimeError(describe(error)), what="the error")
 
 
 def _packed(value: Any) -> bytes | None:

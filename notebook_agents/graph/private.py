@@ -8,7 +8,14 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from langgraph._internal._constants import CONF, CONFIG_KEY_CALL, CONFIG_KEY_RUNTIME, RETURN, TASKS
+from langgraph._internal._constants import (
+    CONF,
+    CONFIG_KEY_CALL,
+    CONFIG_KEY_RUNTIME,
+    ERROR,
+    RETURN,
+    TASKS,
+)
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_ERROR_HANDLER",
+    "ERROR",
     "RETURN",
     "execution_info",
     "path_of",

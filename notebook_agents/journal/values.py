@@ -125,9 +125,10 @@ class Encoder:
                 nodes = [self._node(part, f"{what}.{tag}", depth + 1) for part in parts]
                 return (PARTS, tag, nodes)
         tag, data = self._codec.dumps(value, what)
-        return self._leaf(tag, data)
+        return self.leaf(tag, data)
 
-    def _leaf(self, tag: str, data: bytes) -> Node:
+    def leaf(self, tag: str, data: bytes) -> Node:
+        """Return the tree of a value that is serialised already."""
         self.size += len(data)
         if len(data) < CHUNK_FROM:
             return (LEAF, tag, data)
@@ -155,7 +156,7 @@ class Encoder:
             except ValueNotKeptError:
                 return self._node(item, what, depth)  # names the key that cannot be kept
             if len(data) <= WHOLE_UP_TO:
-                return self._leaf(tag, data)
+                return self.leaf(tag, data)
         return self._node(item, what, depth)
 
     def _run_of_small(self, page: list[Any], what: str) -> Node | None:
@@ -188,7 +189,7 @@ class Encoder:
         if depth == 0 or any(child[0] != LEAF for child in node[-1]):
             return node
         self.size -= sum(len(child[2]) for child in node[-1])
-        return self._leaf(*self._codec.dumps(value, what))
+        return self.leaf(*self._codec.dumps(value, what))
 
     def _chunk(self, plain: bytes, size: int) -> Draft | int:
         digest = self._chunks.key.digest(plain)

@@ -108,6 +108,8 @@ def _live(body: Callable[[], None], log: Path, group: int | None) -> NoReturn:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             faulthandler.register(signal.SIGUSR1, file=output)
+            # A shell's background job ignores SIGINT, and its children would too.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             body()
             status = 0

@@ -35,14 +35,15 @@ TURNS = 3
 """How often the loop goes round."""
 
 
-def _merge(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
+def merge(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
+    """Reduce results."""
     return {**old, **new}
 
 
 class State(TypedDict):
     """What each step returned, by its label; the nodes in order; and a page from each node."""
 
-    results: Annotated[dict[str, str], _merge]
+    results: Annotated[dict[str, str], merge]
     order: Annotated[list[str], operator.add]
     pages: Annotated[list[str], operator.add]
 
@@ -59,17 +60,23 @@ class Shape:
 
     Attributes:
         name: What it is called on the command line.
-        build: Makes the uncompiled graph.
+        build: Makes the graph.
         orders: What an undisturbed run may leave in the state's `order`.
         calls: The durable calls, named `node/call`.
         once: Those of them that are at most once, with somebody to ask.
+        inner: The nodes that leave no trace in the outermost graph's `order`.
+        fixed: The calls of nodes that neither do nor have an effect of their own.
+        asks: Whether runs wait for an answer, which is "yes".
     """
 
     name: str
-    build: Callable[[], StateGraph[Any, Any, Any, Any]]
+    build: Callable[[], Any]
     orders: tuple[tuple[str, ...], ...]
     calls: tuple[str, ...]
     once: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    asks: bool = False
 
     def problems(self, value: dict[str, Any], effects: Sequence[str]) -> list[str]:
         """Return how a run differs from every undisturbed one.
@@ -81,7 +88,9 @@ class Shape:
         order = tuple(value["order"])
         if order not in self.orders:
             return [f"the nodes' order is {order}"]
-        expected = {*order, *(name for name in self.calls if name.split("/")[0] in order)}
+        nodes = {*order, *self.inner}
+        calls = (name for name in self.calls if name.split("/")[0] in nodes)
+        expected = {*nodes, *calls, *self.fixed}
         problems = [
             f"too many or too few {what}: {sorted(some ^ expected)}"
             for what, some in (("results", set(value["results"])), ("effects", set(effects)))
@@ -101,7 +110,8 @@ def start() -> State:
     return {"results": {}, "order": [], "pages": [PAGE]}
 
 
-def _fire(label: str) -> str:
+def fire(label: str) -> str:
+    """Do something outside under the step's key; return what no other execution returns."""
     value = secrets.token_hex(4)
     note(What.EFFECT, label=label, key=na.idempotency_key(), value=value)
     return value
@@ -111,12 +121,13 @@ def _page(label: str) -> str:
     return f"page of {label}, " * 40
 
 
-def _state(label: str, results: dict[str, str]) -> State:
+def written(label: str, results: dict[str, str]) -> State:
     """Return what a node writes: its page is new, and half of it is everybody's."""
     return {"results": results, "order": [label], "pages": [PAGE, _page(label)]}
 
 
-def _acknowledge(results: dict[str, str]) -> None:
+def acknowledge(results: dict[str, str]) -> None:
+    """Note outside that these steps have returned, and what."""
     for label, value in results.items():
         note(What.ACK, label=label, value=value)
 
@@ -124,14 +135,14 @@ def _acknowledge(results: dict[str, str]) -> None:
 @na.step
 def call(label: str) -> tuple[str, str]:
     """Do something outside, once; a durable call inside a node."""
-    return _fire(label), PAGE
+    return fire(label), PAGE
 
 
 @na.step
 async def acall(label: str) -> tuple[str, str]:
     """Do the same on the event loop."""
     await asyncio.sleep(0)
-    return _fire(label), PAGE
+    return fire(label), PAGE
 
 
 def _told(key: str) -> Answer:
@@ -145,38 +156,39 @@ def _told(key: str) -> Answer:
 @na.step(at_most_once=True, reconcile=_told)
 def pay(label: str) -> tuple[str, str]:
     """Do something that must never happen twice."""
-    return _fire(label), PAGE
+    return fire(label), PAGE
 
 
-def _node(name: str, *calls: str) -> Callable[[State], State]:
+def node(name: str, *calls: str) -> Callable[[State], State]:
     """Return a node that fires, then makes durable calls one after the other."""
 
-    def node(state: State) -> State:
-        _acknowledge(state["results"])
-        results = {name: _fire(name)}
+    def fires(state: State) -> State:
+        acknowledge(state["results"])
+        results = {name: fire(name)}
         for label in calls:
             results[label], _ = call(label)
-            _acknowledge({label: results[label]})
-        return _state(name, results)
+            acknowledge({label: results[label]})
+        return written(name, results)
 
-    return node
+    return fires
 
 
-def _async_node(name: str, *calls: str) -> Callable[[State], Any]:
+def async_node(name: str, *calls: str) -> Callable[[State], Any]:
     """Return a node that fires, then makes durable calls at the same time."""
 
-    async def node(state: State) -> State:
-        _acknowledge(state["results"])
-        results = {name: _fire(name)}
+    async def fires(state: State) -> State:
+        acknowledge(state["results"])
+        results = {name: fire(name)}
         answers = await asyncio.gather(*(acall(label) for label in calls))
         answered = {label: value for label, (value, _) in zip(calls, answers, strict=True)}
-        _acknowledge(answered)
-        return _state(name, results | answered)
+        acknowledge(answered)
+        return written(name, results | answered)
 
-    return node
+    return fires
 
 
-def _row(builder: StateGraph[Any, Any, Any, Any], *names: str) -> StateGraph[Any, Any, Any, Any]:
+def row(builder: StateGraph[Any, Any, Any, Any], *names: str) -> StateGraph[Any, Any, Any, Any]:
+    """Put the nodes one behind the other."""
     for before, after in zip((START, *names), (*names, END), strict=True):
         builder.add_edge(before, after)
     return builder
@@ -184,19 +196,19 @@ def _row(builder: StateGraph[Any, Any, Any, Any], *names: str) -> StateGraph[Any
 
 def _sequential() -> StateGraph[Any, Any, Any, Any]:
     builder = StateGraph(State)
-    builder.add_node("one", _node("one"))
-    builder.add_node("two", _node("two", "two/a", "two/b"))
-    builder.add_node("three", _node("three"))
-    builder.add_node("four", _node("four", "four/a"))
-    return _row(builder, "one", "two", "three", "four")
+    builder.add_node("one", node("one"))
+    builder.add_node("two", node("two", "two/a", "two/b"))
+    builder.add_node("three", node("three"))
+    builder.add_node("four", node("four", "four/a"))
+    return row(builder, "one", "two", "three", "four")
 
 
 def _asynchronous() -> StateGraph[Any, Any, Any, Any]:
     builder = StateGraph(State)
-    builder.add_node("one", _async_node("one", "one/a", "one/b", "one/c"))
-    builder.add_node("two", _async_node("two"))
-    builder.add_node("three", _async_node("three", "three/a", "three/b"))
-    return _row(builder, "one", "two", "three")
+    builder.add_node("one", async_node("one", "one/a", "one/b", "one/c"))
+    builder.add_node("two", async_node("two"))
+    builder.add_node("three", async_node("three", "three/a", "three/b"))
+    return row(builder, "one", "two", "three")
 
 
 def _fan_out() -> StateGraph[Any, Any, Any, Any]:
@@ -207,17 +219,17 @@ def _fan_out() -> StateGraph[Any, Any, Any, Any]:
         ]
 
     def work(item: _Item) -> State:
-        _acknowledge(item["results"])
+        acknowledge(item["results"])
         label = f"work{item['number']}"
-        results = {label: _fire(label)}
+        results = {label: fire(label)}
         results[f"{label}/a"], _ = call(f"{label}/a")
-        _acknowledge({f"{label}/a": results[f"{label}/a"]})
-        return _state(label, results)
+        acknowledge({f"{label}/a": results[f"{label}/a"]})
+        return written(label, results)
 
     builder = StateGraph(State)
-    builder.add_node("split", _node("split"))
+    builder.add_node("split", node("split"))
     builder.add_node("work", work)
-    builder.add_node("join", _node("join", "join/a"))
+    builder.add_node("join", node("join", "join/a"))
     builder.add_edge(START, "split")
     builder.add_conditional_edges("split", deal, ["work"])
     builder.add_edge("work", "join")
@@ -227,13 +239,13 @@ def _fan_out() -> StateGraph[Any, Any, Any, Any]:
 
 def _nested() -> StateGraph[Any, Any, Any, Any]:
     inner = StateGraph(State)
-    inner.add_node("inner-one", _node("inner-one"))
-    inner.add_node("inner-two", _node("inner-two", "inner-two/a"))
+    inner.add_node("inner-one", node("inner-one"))
+    inner.add_node("inner-two", node("inner-two", "inner-two/a"))
     outer = StateGraph(State)
-    outer.add_node("before", _node("before"))
-    outer.add_node("sub", _row(inner, "inner-one", "inner-two").compile())
-    outer.add_node("after", _node("after", "after/a"))
-    return _row(outer, "before", "sub", "after")
+    outer.add_node("before", node("before"))
+    outer.add_node("sub", row(inner, "inner-one", "inner-two").compile())
+    outer.add_node("after", node("after", "after/a"))
+    return row(outer, "before", "sub", "after")
 
 
 def _routed() -> StateGraph[Any, Any, Any, Any]:
@@ -241,10 +253,10 @@ def _routed() -> StateGraph[Any, Any, Any, Any]:
         return random.choice(("left", "right"))
 
     builder = StateGraph(State)
-    builder.add_node("fork", _node("fork"))
-    builder.add_node("left", _node("left", "left/a"))
-    builder.add_node("right", _node("right", "right/a"))
-    builder.add_node("end", _node("end"))
+    builder.add_node("fork", node("fork"))
+    builder.add_node("left", node("left", "left/a"))
+    builder.add_node("right", node("right", "right/a"))
+    builder.add_node("end", node("end"))
     builder.add_edge(START, "fork")
     builder.add_conditional_edges("fork", toss, ["left", "right"])
     builder.add_edge("left", "end")
@@ -256,7 +268,7 @@ def _routed() -> StateGraph[Any, Any, Any, Any]:
 def _looped() -> StateGraph[Any, Any, Any, Any]:
     def turn(state: State) -> State:
         label = f"turn{len(state['order'])}"
-        return _node(label, f"{label}/a")(state)
+        return node(label, f"{label}/a")(state)
 
     def again(state: State) -> str:
         return "turn" if len(state["order"]) < TURNS else END
@@ -274,42 +286,42 @@ _tried: set[int] = set()
 
 def _retried() -> StateGraph[Any, Any, Any, Any]:
     def shaky(state: State) -> State:
-        _acknowledge(state["results"])
+        acknowledge(state["results"])
         answer, _ = call("shaky/a")
-        _acknowledge({"shaky/a": answer})
+        acknowledge({"shaky/a": answer})
         if os.getpid() not in _tried:
             _tried.add(os.getpid())
             raise ConnectionError("the first try of every process fails")
-        return _state("shaky", {"shaky/a": answer, "shaky": _fire("shaky")})
+        return written("shaky", {"shaky/a": answer, "shaky": fire("shaky")})
 
     builder = StateGraph(State)
-    builder.add_node("before", _node("before"))
+    builder.add_node("before", node("before"))
     policy = RetryPolicy(initial_interval=0.0, jitter=False, retry_on=Exception)
     builder.add_node("shaky", shaky, retry_policy=policy)
-    builder.add_node("after", _node("after"))
-    return _row(builder, "before", "shaky", "after")
+    builder.add_node("after", node("after"))
+    return row(builder, "before", "shaky", "after")
 
 
 def _reconciled() -> StateGraph[Any, Any, Any, Any]:
     def buy(state: State) -> State:
-        _acknowledge(state["results"])
+        acknowledge(state["results"])
         results = {}
         for label in ("buy/a", "buy/b"):
             results[label], _ = pay(label)
-            _acknowledge({label: results[label]})
-        return _state("buy", {**results, "buy": _fire("buy")})
+            acknowledge({label: results[label]})
+        return written("buy", {**results, "buy": fire("buy")})
 
     builder = StateGraph(State)
-    builder.add_node("before", _node("before"))
+    builder.add_node("before", node("before"))
     builder.add_node("buy", buy)
-    builder.add_node("after", _node("after"))
-    return _row(builder, "before", "buy", "after")
+    builder.add_node("after", node("after"))
+    return row(builder, "before", "buy", "after")
 
 
 _WORKERS = tuple(f"work{number}" for number in range(WIDTH))
 _TURNS = tuple(f"turn{number}" for number in range(TURNS))
 
-SHAPES = {
+BASIC = {
     shape.name: shape
     for shape in (
         Shape(

@@ -19,7 +19,7 @@ from notebook_agents.journal import Journal
 from notebook_agents.model import Kind
 
 from . import arms, beside
-from .shapes import SHAPES
+from .catalogue import SHAPES
 from .trial import Action, Armed, Plan, Tally, Trial
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ SEED = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(2**32))
 SHAPES_AT_FAULTS = {
     Action.KILL: ("sequential", "async", "fan-out", "nested"),
     Action.TERMINATE: ("sequential", "fan-out"),
-    Action.RAISE: ("async", "retried"),
+    Action.RAISE: ("async", "retried", "routed"),
 }
 HITS = (1, 2)
 """The suite disturbs these passages of a fault point in these shapes; a long run all."""
-RANDOM_KILLS = 28
+RANDOM_KILLS = 14
 """For each shape. With those at the fault points and those at one instant more than 300."""
 TOGETHER_KILLS = 40
-INTERRUPTED_TRIALS = 4
+INTERRUPTED_TRIALS = 2
 
 
 def _run(names: Iterable[str], *, kills: int | None = None) -> Tally:

@@ -7,21 +7,23 @@ must come to the answer of an undisturbed run, and the ledger must break no rule
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
+from langgraph.types import Command
 
 import notebook_agents as na
 from notebook_agents import faults, settings
 from notebook_agents.errors import UnknownThreadError
 from notebook_agents.ids import idempotency_key
-from notebook_agents.model import Outcome
+from notebook_agents.model import Outcome, RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
 from notebook_agents.runtime.view import run_view
 
@@ -84,6 +86,7 @@ class Plan:
             when the run ended with an exception. That counts as a life of its own.
         polite: Whether a SIGTERM raises in the main thread, as the command line lets it do, instead
             of ending the process.
+        on_loop: Whether `agent.arun` drives it on an event loop.
         optional: Whether `armed` may stay unreached: for processes that resume, when nobody knows
             how much is left to do.
     """
@@ -96,6 +99,7 @@ class Plan:
     ingest: bool = False
     again: bool = False
     polite: bool = False
+    on_loop: bool = False
     optional: bool = False
 
     @property
@@ -316,10 +320,20 @@ class Trial:
         # No agent is made before: an empty process has none, and rebuilds it from the journal.
         run = _resumed(journal, self.thread) if plan.resume else None
         if run is None:
-            agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
-            run = agent.run(start(), thread=self.thread, key="trial")
+            run = self._run(journal, start(), plan)
+        while run.status is RunStatus.WAITING:
+            if self.shape.asks:
+                run = self._run(journal, Command(resume="yes"), plan)
+            else:
+                run = na.resume(self.thread, journal=journal)
         note(What.DONE, value=run.value)
         _audit(journal, self.thread)
+
+    def _run(self, journal: na.Journal, given: Any, plan: Plan) -> na.Run:
+        agent = na.Agent(self.shape.build(), name=self.shape.name, journal=journal)
+        if plan.on_loop:
+            return asyncio.run(agent.arun(given, thread=self.thread, key="trial"))
+        return agent.run(given, thread=self.thread, key="trial")
 
 
 def _resumed(journal: na.Journal, thread: str) -> na.Run | None:

@@ -1,0 +1,8 @@
+"""Every graph that is killed, by name."""
+
+from __future__ import annotations
+
+from .more_shapes import MORE
+from .shapes import BASIC
+
+SHAPES = {**BASIC, **MORE}
