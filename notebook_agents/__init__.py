@@ -13,6 +13,7 @@ from notebook_agents._version import __version__
 
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
+    from notebook_agents.graph.cancel import cancel
     from notebook_agents.graph.resume import resume, unfinished
     from notebook_agents.graph.run import Run
     from notebook_agents.graph.saver import JournalSaver
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
 
 _HOMES = {
+    "cancel": "notebook_agents.graph.cancel",
     "Agent": "notebook_agents.graph.agent",
     "Journal": "notebook_agents.journal.store",
     "JournalSaver": "notebook_agents.graph.saver",
@@ -43,6 +45,7 @@ __all__ = [
     "RunStatus",
     "Step",
     "__version__",
+    "cancel",
     "did",
     "did_not",
     "idempotency_key",

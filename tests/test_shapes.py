@@ -119,6 +119,23 @@ def test_killed_behind_a_conditional_edge(home, ledger, trips, dies):
     assert Counter(ledger.lines()) == {"choose": 1, "other": 2}
 
 
+def test_conditional_edge_that_raised(home, ledger):
+    """A conditional edge that raised is asked again; LangGraph alone would end the run there."""
+
+    def route(state: State) -> str:
+        if ledger.note("route") == 1:
+            raise OSError("out of order")
+        return "second"
+
+    graph = build(first=add, second=lambda state: {"n": state["n"] + 10})
+    graph.add_conditional_edges("first", route, ["second"])
+    with pytest.raises(OSError, match="out of order"):
+        go(home, graph)
+    run = go(home, graph)
+    assert run.value["n"] == 11
+    assert [(name, attempts) for name, _, attempts in names(run)] == [("first", 1), ("second", 1)]
+
+
 async def test_async_conditional_edge(home, ledger):
     """A conditional edge that is only async works from a loop and from a sync call."""
 

@@ -187,6 +187,27 @@ class Agent:
             drive.invoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
 
+    def take(self, thread: str) -> Drive:
+        """Take a thread's newest run without going on with it: to put it down.
+
+        Raises:
+            ThreadBusyError: Another process drives the thread.
+            WrongAgentError: The thread is another agent's.
+        """
+        head = self.journal.head(thread)
+        assert head is not None
+        self._check_agent(head)
+        plan = Plan(
+            thread=thread,
+            scope=head.scope,
+            number=head.run,
+            session=head.session + 1,
+            config=_run_config(None, thread),
+        )
+        drive = self._drive(plan)
+        assert drive is not None
+        return drive
+
     def on(self, journal: Journal) -> Agent:
         """Return this agent with its runs recorded in `journal`."""
         if self._journal is journal:

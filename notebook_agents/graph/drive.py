@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -30,13 +30,14 @@ from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.private import path_of, schema_types
-from notebook_agents.graph.wrap import durable
+from notebook_agents.graph.toolcalls import close_tool_calls
+from notebook_agents.graph.wrap import durable, message_channels
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
     from langchain_core.runnables import RunnableConfig
 
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("notebook_agents.graph")
 _LOOK_AGAIN_SECONDS = 0.2
+_going: dict[tuple[str, str], Drive] = {}
+"""The runs that this process drives, by journal and thread."""
+
+
+def going(journal: Journal, thread: str) -> Drive | None:
+    """Return this process's drive of a thread, if it drives it now."""
+    return _going.get((journal.id, thread))
 
 
 class Drive:
@@ -78,6 +86,7 @@ class Drive:
         faults.hit(Fault.RUN_START_BEFORE)
         self.journal = journal
         self.thread = thread
+        self._task: asyncio.Future[Any] | None = None
         types = {*schema_types(graph), *allow}
         serializer = strict_serializer(types)
         self.driver = RunDriver(
@@ -131,7 +140,8 @@ class Drive:
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
-            value = self.graph.invoke(given, config, context=context, durability="async")
+            with self._under_way():
+                value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
@@ -139,10 +149,41 @@ class Drive:
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end on the running loop and record where it stands."""
         try:
-            value = await self.graph.ainvoke(given, config, context=context, durability="async")
+            with self._under_way():
+                work = self.graph.ainvoke(given, config, context=context, durability="async")
+                self._task = asyncio.ensure_future(work)
+                value = await self._task
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
+
+    # -- cancelling -----------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Let no further step begin, and cancel what runs on an event loop; from any thread."""
+        self.driver.cancelled = True
+        task = self._task
+        if task is not None:
+            with suppress(RuntimeError):  # its loop is closed: it has ended
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def finish_cancelled(self) -> None:
+        """Mark the run cancelled; its state is left so that a model accepts it."""
+        self._settle()
+        config: RunnableConfig = {"configurable": {"thread_id": self.thread}}
+        close_tool_calls(self._saver, config, message_channels(self.graph))
+        self._settle()
+        self.driver.finish(RunStatus.CANCELLED)
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        place = (self.journal.id, self.thread)
+        _going[place] = self
+        try:
+            yield
+        finally:
+            if _going.get(place) is self:
+                del _going[place]
 
     def _ended(self, value: Any, config: RunnableConfig) -> None:
         waiting = self.driver.waiting
@@ -156,6 +197,9 @@ class Drive:
 
     def _broke(self, error: BaseException) -> None:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
+        if self.driver.cancelled and not isinstance(error, FencedError | JournalError):
+            self.finish_cancelled()
+            return
         if isinstance(error, StepInDoubt):
             self._settle()
             self.driver.finish(RunStatus.IN_DOUBT, error=str(error))

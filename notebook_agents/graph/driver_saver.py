@@ -10,10 +10,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from langgraph.checkpoint.base import WRITES_IDX_MAP
+
 from notebook_agents import faults
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, StateCodec
-from notebook_agents.graph.private import RETURN
+from notebook_agents.graph.private import ERROR, RETURN
 from notebook_agents.graph.saver import JournalSaver, stored_config
 
 if TYPE_CHECKING:
@@ -122,10 +124,18 @@ class DriverSaver(JournalSaver):
         task_path: str = "",
     ) -> None:
         """Take in what a task writes."""
-        self._taken_in.append(
-            partial(self._writes_drafts, config, tuple(writes), task_id, task_path)
-        )
-        faults.hit(Fault.WRITES_AFTER)
+        if any(channel == ERROR for channel, _ in writes):
+            # LangGraph takes a task that wrote something for done. Where a conditional edge raised
+            # the node's writes are there and where to go is not: the run would end without a word.
+            writes = [write for write in writes if write[0] in WRITES_IDX_MAP]
+        try:
+            self._taken_in.append(
+                partial(self._writes_drafts, config, tuple(writes), task_id, task_path)
+            )
+            faults.hit(Fault.WRITES_AFTER)
+        except BaseException as error:
+            self.barrier.fail(error)  # with a DeltaChannel the next checkpoint waits for it
+            raise
 
     async def aput_writes(
         self,

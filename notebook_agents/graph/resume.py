@@ -60,9 +60,17 @@ def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
             f"thread {name!r} was written by a plain LangGraph graph and no agent: run that graph "
             "with a JournalSaver to go on"
         )
-    live = live_agent(info.agent)
-    agent = live.on(journal) if live is not None else _rebuilt(journal, info)
-    return agent.resume(name)
+    return agent_of(journal, info).resume(name)
+
+
+def agent_of(journal: Journal, info: ThreadInfo) -> Agent:
+    """Return this process's agent for a thread, or the one that its record defines.
+
+    Raises:
+        DefinitionError: The graph cannot be rebuilt here; the message says what is missing.
+    """
+    live = live_agent(info.agent or "")
+    return live.on(journal) if live is not None else _rebuilt(journal, info)
 
 
 def _newest(journal: Journal) -> str:

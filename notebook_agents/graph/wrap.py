@@ -50,12 +50,17 @@ def durable(
     return graph.copy({"nodes": nodes, "checkpointer": saver})
 
 
-def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
-    messages = frozenset(
+def message_channels(graph: Graph) -> frozenset[str]:
+    """Return the names of the channels that LangGraph's `add_messages` reduces."""
+    return frozenset(
         name
         for name, channel in graph.channels.items()
         if getattr(channel, "operator", None) is add_messages
     )
+
+
+def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
+    messages = message_channels(graph)
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
         bound = node.bound

@@ -108,6 +108,7 @@ class RunDriver:
         self.number = number
         self.claim = claim
         self.codec = codec
+        self.cancelled = False
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}
         self._lock = threading.RLock()
@@ -200,7 +201,7 @@ class RunDriver:
         Raises:
             RunStopped: This process was asked to begin no further step.
         """
-        stopping.check()
+        self._check()
         faults.hit(Fault.INTENT_BEFORE)
         with self._lock:
             doubtful = step.in_doubt
@@ -249,7 +250,7 @@ class RunDriver:
         Raises:
             RunStopped: This process was asked to begin nothing more.
         """
-        stopping.check()
+        self._check()
         return Attempt(step, 1)
 
     def chosen(self, attempt: Attempt, value: Any, *, codec: Codec) -> list[Draft]:
@@ -305,6 +306,11 @@ class RunDriver:
         self.journal.append([*encoder.new, draft], durable=True)
         self.journal.driving.discard(self.thread)
         faults.hit(Fault.RUN_END_AFTER)
+
+    def _check(self) -> None:
+        stopping.check()
+        if self.cancelled:
+            raise stopping.RunStopped
 
     # -- helpers ------------------------------------------------------------------------------
 

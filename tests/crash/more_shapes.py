@@ -14,7 +14,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import CachePolicy, Command, Send, TimeoutPolicy, interrupt
 from pydantic import BaseModel
 
-from .ledger import What, lines
 from .shapes import (
     PAGE,
     WIDTH,
@@ -169,11 +168,11 @@ def _deferred() -> Builder:
 def _handled() -> Builder:
     def bad(state: State) -> State:
         acknowledge(state["results"])
-        acknowledge({"handler/a": call("handler/a")[0]})
         raise OSError("always out of order")
 
     def handler(state: State) -> Command[str]:
-        results = {"handler/a": _known("handler/a"), "handler": fire("handler")}
+        results = {"handler": fire("handler"), "handler/a": call("handler/a")[0]}
+        acknowledge({"handler/a": results["handler/a"]})
         return Command(update=written("handler", results), goto="after")
 
     builder = StateGraph(State)
@@ -181,12 +180,6 @@ def _handled() -> Builder:
     builder.add_node("bad", bad, error_handler=handler)
     builder.add_node("after", node("after"))
     return row(builder, "before", "bad", "after")
-
-
-def _known(label: str) -> str:
-    """Return what a label's effect gave, from the ledger."""
-    told = (line.value for line in lines() if (line.what, line.label) == (What.ACK, label))
-    return str(next(told))
 
 
 def _timed() -> Builder:

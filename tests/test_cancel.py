@@ -1,0 +1,165 @@
+"""A cancelled run begins no further step, is finished, and its history is one a model accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langgraph.graph import END, START, StateGraph, add_messages
+from langgraph.types import Send
+from support.checks import State, add, ask, chain
+
+import notebook_agents as na
+from notebook_agents.model import Outcome, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Chat(TypedDict):
+    """A conversation."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+def test_a_waiting_run_is_cancelled(journal):
+    """A run that waits is finished at once, and the same input starts another."""
+    agent = na.Agent(chain(add, ask), "asking", journal)
+    assert agent.run({"n": 1}, thread="t").status is RunStatus.WAITING
+    assert na.cancel("t", journal=journal).status is RunStatus.CANCELLED
+    assert journal.thread("t").status is RunStatus.CANCELLED
+    assert na.unfinished(journal) == []
+    assert na.cancel("t", journal=journal).status is RunStatus.CANCELLED
+    again = agent.run({"n": 1}, thread="t")
+    assert (again.number, again.status) == (2, RunStatus.WAITING)
+
+
+def test_a_failed_run_of_an_empty_process_is_cancelled(home, dies, trips):
+    """A run whose process was killed is cancelled by another process, which has no agent."""
+
+    def node(state: State) -> State:
+        trips()
+        return {"n": 2}
+
+    def run() -> None:
+        with na.Journal.open(home) as journal:
+            na.Agent(chain(add, node), "killed", journal).run({"n": 1}, thread="t")
+
+    dies(run)
+    with na.Journal.open(home) as journal:
+        run = na.cancel("t", journal=journal)
+        assert run.status is RunStatus.CANCELLED
+        assert [step.attempts[-1].outcome for step in run.steps] == [
+            Outcome.RETURNED,
+            Outcome.UNCERTAIN,
+        ]
+
+
+def chatting(tool: Callable[[str], str]) -> StateGraph[Any, Any, Any, Any]:
+    """Return a graph whose model calls two tools, each in a task of its own."""
+
+    def model(state: Chat) -> dict[str, Any]:
+        for message in state["messages"]:
+            if isinstance(message, AIMessage) and message.tool_calls:
+                answered = {m.tool_call_id for m in state["messages"] if isinstance(m, ToolMessage)}
+                assert {call["id"] for call in message.tool_calls} <= answered
+        if isinstance(state["messages"][-1], HumanMessage) and len(state["messages"]) == 1:
+            calls = [{"name": "look", "args": {"at": at}, "id": at} for at in ("a", "b")]
+            return {"messages": [AIMessage("", tool_calls=calls)]}
+        return {"messages": [AIMessage("done")]}
+
+    def look(call: Any) -> dict[str, Any]:
+        return {"messages": [ToolMessage(tool(call["id"]), tool_call_id=call["id"])]}
+
+    def route(state: Chat) -> Any:
+        calls = getattr(state["messages"][-1], "tool_calls", None)
+        return [Send("look", call) for call in calls] if calls else END
+
+    builder = StateGraph(Chat)
+    builder.add_node("model", model)
+    builder.add_node("look", look)
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", route, ["look", END])
+    builder.add_edge("look", "model")
+    return builder
+
+
+def test_open_tool_calls_are_closed(journal):
+    """A call without an answer is answered with `cancelled`, one that returned keeps its answer."""
+
+    def tool(at: str) -> str:
+        if at == "b":
+            raise OSError("out of order")
+        return f"found {at}"
+
+    agent = na.Agent(chatting(tool), "chat", journal)
+    with pytest.raises(OSError, match="out of order"):
+        agent.run({"messages": [HumanMessage("look")]}, thread="t")
+    assert na.cancel("t", journal=journal).status is RunStatus.CANCELLED
+    messages = agent.run({"messages": [HumanMessage("and now?")]}, thread="t").value["messages"]
+    shown = [(message.type, message.content) for message in messages]
+    assert shown == [
+        ("human", "look"),
+        ("ai", ""),
+        ("tool", "found a"),
+        ("tool", "cancelled"),
+        ("human", "and now?"),
+        ("ai", "done"),
+    ]
+    assert messages[3].status == "error"
+
+
+entered, gate = threading.Event(), threading.Event()
+arrived: asyncio.Queue[None] = asyncio.Queue()
+
+
+def slow(state: State) -> State:
+    """Wait until the test says so."""
+    entered.set()
+    assert gate.wait(30)
+    return {"n": 2}
+
+
+async def endless(state: State) -> State:
+    """Wait for ever."""
+    arrived.put_nowait(None)
+    await asyncio.get_running_loop().create_future()
+    return {}
+
+
+def test_cancelled_from_another_worker_thread(journal, ledger):
+    """A step that runs is let finish and its result is kept; no other begins."""
+
+    def never(state: State) -> State:
+        ledger.note("never")
+        return {"n": 3}
+
+    agent = na.Agent(chain(slow, never), "slow", journal)
+    runs: list[na.Run] = []
+    worker = threading.Thread(target=lambda: runs.append(agent.run({"n": 1}, thread="t")))
+    worker.start()
+    assert entered.wait(30)
+    assert na.cancel("t", journal=journal).status is RunStatus.RUNNING
+    gate.set()
+    worker.join()
+    assert runs[0].status is RunStatus.CANCELLED
+    assert ledger.lines() == []
+    assert [step.attempts[-1].outcome for step in runs[0].steps] == [Outcome.RETURNED]
+
+
+async def test_async_steps_are_cancelled(journal):
+    """What awaits on the event loop is cancelled where it stands, in a subgraph too."""
+    graph = chain(add)
+    graph.add_node("sub", chain(endless).compile())
+    graph.add_edge("add", "sub")
+    agent = na.Agent(graph, "endless", journal)
+    running = asyncio.ensure_future(agent.arun({"n": 1}, thread="t"))
+    await arrived.get()
+    na.cancel("t", journal=journal)
+    run = await running
+    assert run.status is RunStatus.CANCELLED
+    outcomes = {step.name: step.attempts[-1].outcome for step in run.steps}
+    assert outcomes == {"add": Outcome.RETURNED, "endless": Outcome.UNCERTAIN}
