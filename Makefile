@@ -2,6 +2,7 @@
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
+# make conformance   the saver's report from LangGraph's own suite: 81 of 81
 # make bench   the measured claims of the README, beside LangGraph's own savers
 
 VENV   ?= .venv
@@ -10,7 +11,7 @@ N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check crash bench clean
+.PHONY: demo test check crash conformance bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -26,6 +27,9 @@ check: $(VENV)/.ready-dev
 
 crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)
+
+conformance: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.conformance
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench

@@ -5,8 +5,10 @@ NotebookAgentsError
 ├── UsageError                the call itself is wrong; nothing was changed            exit 2
 │   ├── NoJournalError        no journal here, or the path is not one
 │   ├── UnknownThreadError    no such thread or run in this journal
+│   ├── ThreadExistsError     a copy would go to a thread that is there already
 │   ├── WrongAgentError       the thread belongs to another agent
-│   ├── RunUnfinishedError    other input for a thread whose newest run is unfinished
+│   ├── RunUnfinishedError    other input for a thread whose newest run is unfinished, or a
+│   │                         deletion of what that run needs
 │   ├── RunNotFinishedError   a value was asked of a run that has none yet
 │   ├── InputError            the graph cannot take this input
 │   ├── DefinitionError       the graph cannot be captured, or not be rebuilt
@@ -59,12 +61,16 @@ class UnknownThreadError(UsageError):
     """The journal has no such thread, or nothing in it to resume."""
 
 
+class ThreadExistsError(UsageError):
+    """A thread of this name is there already, and a copy would mix with it."""
+
+
 class WrongAgentError(UsageError):
     """The thread was made by an agent of another name."""
 
 
 class RunUnfinishedError(UsageError):
-    """The thread's newest run is unfinished and was started with other input."""
+    """The thread's newest run is unfinished: it had other input, or needs what would go."""
 
 
 class RunNotFinishedError(UsageError):

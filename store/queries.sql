@@ -30,7 +30,9 @@ SELECT wrapped FROM keys WHERE scope = $scope;
 SELECT scope, wrapped FROM keys LIMIT 1;
 
 -- name: queue.delete_key
-DELETE FROM keys WHERE scope = $scope;
+-- Only while no thread uses it: a copy may have been made a moment ago.
+DELETE FROM keys WHERE scope = $scope
+  AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.scope = $scope);
 
 -- name: queue.add_thread
 INSERT INTO threads (thread, scope, agent, status, run, session, intended, returned, records,
@@ -87,6 +89,7 @@ WHERE seq > $after AND ($thread IS NULL OR thread = $thread)
   AND ($scope IS NULL OR coalesce(scope, thread) = $scope)
   AND ($kinds IS NULL OR instr($kinds, kind) > 0)
   AND ($ns IS NULL OR ns = $ns) AND ($ref IS NULL OR ref = $ref) AND ($step IS NULL OR step = $step)
+  AND ($name IS NULL OR name = $name)
 ORDER BY seq;
 
 -- name: queue.by_seq
@@ -124,6 +127,7 @@ WHERE seq < $before AND seq > $after AND ($thread IS NULL OR thread = $thread)
   AND ($scope IS NULL OR coalesce(scope, thread) = $scope)
   AND ($kinds IS NULL OR instr($kinds, kind) > 0)
   AND ($ns IS NULL OR ns = $ns) AND ($ref IS NULL OR ref = $ref) AND ($step IS NULL OR step = $step)
+  AND ($name IS NULL OR name = $name)
 ORDER BY seq;
 
 -- name: archive.by_seq

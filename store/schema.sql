@@ -87,8 +87,10 @@ CREATE TABLE meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
 -- Replaced at every open that writes: they hold nothing.
 CREATE OR REPLACE VIEW live AS
     SELECT r.* FROM records r
-    LEFT JOIN (SELECT thread, max(seq) AS upto FROM records WHERE kind = 'deletion' GROUP BY thread) d
+    LEFT JOIN (SELECT thread, max(seq) AS upto FROM records
+               WHERE kind = 'deletion' AND refs IS NULL GROUP BY thread) d
         ON r.thread = d.thread
+    ANTI JOIN (SELECT unnest(refs) AS seq FROM records WHERE kind = 'deletion') h ON r.seq = h.seq
     WHERE d.upto IS NULL OR r.seq > d.upto;
 
 CREATE OR REPLACE VIEW attempts AS

@@ -28,7 +28,7 @@ from notebook_agents.journal.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import Checkpoint, PendingWrite
@@ -140,7 +140,7 @@ def _is_short(value: Any) -> bool:
 
 
 class Reader:
-    """Reads checkpoints of one thread back."""
+    """Reads checkpoints back, several with the same few reads of payloads."""
 
     def __init__(self, journal: Journal, codec: StateCodec) -> None:
         self._journal = journal
@@ -149,9 +149,9 @@ class Reader:
         self._payloads: dict[int, list[Any]] = {}
 
     def preload(self, records: Iterable[Record]) -> None:
-        """Read the payloads of several records at once, and of those they are built on."""
-        wanted = [record.seq for record in records if record.seq not in self._payloads]
-        for seq, payload in self._journal.payloads(wanted).items():
+        """Read the payloads of several records at once."""
+        wanted = {record.seq for record in records} - self._payloads.keys()
+        for seq, payload in self._journal.payloads(sorted(wanted)).items():
             self._payloads[seq] = unpack(payload)
 
     def metadata(self, record: Record) -> dict[str, Any]:
@@ -160,87 +160,158 @@ class Reader:
         loaded: dict[str, Any] = self._codec.loads(*self._payloads[record.seq][1])
         return loaded
 
-    def checkpoint_tuple(
-        self, record: Record, writes: Sequence[Record], *, all_refs: dict[int, Record]
-    ) -> CheckpointTuple:
-        """Return a checkpoint with its pending writes.
+    def held(self, record: Record) -> set[str]:
+        """Return the channels that have a value in a checkpoint."""
+        return {*self._head(record)["channel_values"], *self._payloads[record.seq][2]}
+
+    def open_channels(self, record: Record) -> set[str]:
+        """Return the DeltaChannels of a checkpoint whose values its ancestors have."""
+        counted = self.metadata(record).get("counters_since_delta_snapshot") or {}
+        return counted.keys() & self._head(record)["channel_versions"].keys() - self.held(record)
+
+    def checkpoint_tuples(
+        self, wanted: Sequence[tuple[Record, Sequence[Record]]], by_seq: dict[int, Record]
+    ) -> list[CheckpointTuple]:
+        """Return checkpoints with their pending writes, in at most four reads of payloads.
 
         Args:
-            record: The checkpoint's record.
-            writes: The records of its pending writes, in order.
-            all_refs: The checkpoint records of the thread by number: values refer to them.
+            wanted: Checkpoints, each with the records of its pending writes in order.
+            by_seq: The checkpoint records of their threads by number: values refer to them.
         """
-        self.preload([record, *writes])
-        head, meta, trees = self._payloads[record.seq]
-        checkpoint = self._codec.loads(*head)
-        self._read_bases(trees, record, all_refs)
-        for channel, tree in trees.items():
-            checkpoint["channel_values"][channel] = self._channel(channel, tree, record, all_refs)
+        with self._journal.reading():
+            self.preload(record for one, writes in wanted for record in (one, *writes))
+            self._read_bases([record for record, _ in wanted], by_seq)
+            trees = [
+                tree
+                for record, _ in wanted
+                for channel in self._payloads[record.seq][2]
+                for tree in self._trees(channel, record, by_seq)
+            ]
+            rows = [row for _, writes in wanted for row in self._rows(writes)]
+            trees += [(row.tree, row.refs) for row in rows if row.tree is not None]
+            self._decoder.prefetch(trees)
+        return [self._checkpoint_tuple(record, writes, by_seq) for record, writes in wanted]
+
+    def _checkpoint_tuple(
+        self, record: Record, writes: Sequence[Record], by_seq: dict[int, Record]
+    ) -> CheckpointTuple:
+        _, meta, trees = self._payloads[record.seq]
+        head = self._head(record)
+        values = {channel: self._decoded(channel, record, by_seq) for channel in trees}
         return CheckpointTuple(
             config=_config(record, record.ref),
-            checkpoint=checkpoint,
+            checkpoint={**head, "channel_values": {**head["channel_values"], **values}},
             metadata=self._codec.loads(*meta),
             parent_config=_config(record, record.prior) if record.prior else None,
-            pending_writes=self._writes(writes),
+            pending_writes=self.writes(writes),
         )
 
-    def _read_bases(
-        self, trees: dict[str, list[Any]], record: Record, all_refs: dict[int, Record]
-    ) -> None:
-        """Read at once what a checkpoint's values refer to: records, and the bases of those."""
-        first = {record.refs[tree[1]] for tree in trees.values() if tree[0] in (SAME, DELTA)}
-        self.preload(all_refs[seq] for seq in first)
+    def _head(self, record: Record) -> Checkpoint:
+        """Return a checkpoint with its small plain values only."""
+        self.preload([record])
+        loaded: Checkpoint = self._codec.loads(*self._payloads[record.seq][0])
+        return loaded
+
+    def _read_bases(self, records: Sequence[Record], by_seq: dict[int, Record]) -> None:
+        """Read at once what checkpoints' values refer to: records, and the bases of those."""
+        first = {
+            record.refs[tree[1]]
+            for record in records
+            for tree in self._payloads[record.seq][2].values()
+            if tree[0] in (SAME, DELTA)
+        }
+        self.preload(by_seq[seq] for seq in first)
         self.preload(
-            all_refs[all_refs[seq].refs[tree[1]]]
+            by_seq[by_seq[seq].refs[tree[1]]]
             for seq in first
             for tree in self._payloads[seq][2].values()
             if tree[0] == DELTA
         )
 
-    def _channel(
-        self, channel: str, tree: list[Any], record: Record, all_refs: dict[int, Record]
-    ) -> Any:
+    def _trees(
+        self, channel: str, record: Record, by_seq: dict[int, Record]
+    ) -> list[tuple[Sequence[Any], Sequence[int]]]:
+        """Return the tree of a channel's value, or those of a list's two parts."""
+        tree = self._payloads[record.seq][2][channel]
         if tree[0] == SAME:
-            record = all_refs[record.refs[tree[1]]]
+            record = by_seq[record.refs[tree[1]]]
             tree = self._payloads[record.seq][2][channel]
         if tree[0] != DELTA:
-            return self._decoder.decode(tree, record.refs)
+            return [(tree, record.refs)]
         _, place, keep, new = tree
-        base = all_refs[record.refs[place]]
+        base = by_seq[record.refs[place]]
         old = spread(self._payloads[base.seq][2][channel][1])[:keep]
-        front, back = (LIST, old), (LIST, new)
-        self._decoder.prefetch([(front, base.refs), (back, record.refs)])
-        items: list[Any] = self._decoder.decode(front, base.refs)
-        return items + self._decoder.decode(back, record.refs)
+        return [((LIST, old), base.refs), ((LIST, new), record.refs)]
 
-    def _writes(self, records: Sequence[Record]) -> list[PendingWrite]:
-        """Return pending writes.
+    def value(self, channel: str, record: Record, by_seq: dict[int, Record]) -> Any:
+        """Return a channel's value in a checkpoint that has one."""
+        head = self._head(record)
+        if channel in head["channel_values"]:
+            return head["channel_values"][channel]
+        self._read_bases([record], by_seq)
+        self._decoder.prefetch(self._trees(channel, record, by_seq))
+        return self._decoded(channel, record, by_seq)
+
+    def _decoded(self, channel: str, record: Record, by_seq: dict[int, Record]) -> Any:
+        first, *rest = [
+            self._decoder.decode(*tree) for tree in self._trees(channel, record, by_seq)
+        ]
+        return first + rest[0] if rest else first
+
+    def writes(
+        self, records: Sequence[Record], *, only: Container[str] | None = None
+    ) -> list[PendingWrite]:
+        """Return pending writes in LangGraph's order.
+
+        Args:
+            records: Those of one checkpoint, in order.
+            only: The channels whose writes are wanted; None for all.
+        """
+        self.preload(records)
+        rows = [row for row in self._rows(records) if only is None or row.channel in only]
+        self._decoder.prefetch([(row.tree, row.refs) for row in rows if row.tree is not None])
+        return [
+            (
+                row.task,
+                row.channel,
+                row.value if row.tree is None else self._decoder.decode(row.tree, row.refs),
+            )
+            for row in rows
+        ]
+
+    def _rows(self, records: Sequence[Record]) -> list[_Write]:
+        """Return the writes that count.
 
         Of a task's regular ones the first counts, of its special ones (an error, an interrupt, an
         answer) the last.
         """
-        found: dict[tuple[str, int], tuple[str, str, Any]] = {}
+        found: dict[tuple[str, int], _Write] = {}
         for record in records:
             small, rows = self._payloads[record.seq]
-            for index, channel, value in small:
-                self._keep(found, record, index, channel, value)
-            for index, channel, tree in rows:
-                value = self._decoder.decode(tree, record.refs)
-                self._keep(found, record, index, channel, value)
-        ordered = sorted(found, key=lambda place: writes_sort_key(found[place][0], *place))
-        return [(task, *found[task, index][1:]) for task, index in ordered]
+            task, path = record.parent or "", record.name or ""
+            every = [
+                *((index, _Write(path, task, channel, value)) for index, channel, value in small),
+                *(
+                    (index, _Write(path, task, channel, None, tree, record.refs))
+                    for index, channel, tree in rows
+                ),
+            ]
+            for index, write in every:
+                if index < 0 or (task, index) not in found:
+                    found[task, index] = write
+        ordered = sorted(found, key=lambda place: writes_sort_key(found[place].path, *place))
+        return [found[place] for place in ordered]
 
-    @staticmethod
-    def _keep(
-        found: dict[tuple[str, int], tuple[str, str, Any]],
-        record: Record,
-        index: int,
-        channel: str,
-        value: Any,
-    ) -> None:
-        place = (record.parent or "", index)
-        if index < 0 or place not in found:
-            found[place] = (record.name or "", channel, value)
+
+class _Write(NamedTuple):
+    """One write of a task: a small plain value, or a tree."""
+
+    path: str
+    task: str
+    channel: str
+    value: Any
+    tree: Sequence[Any] | None = None
+    refs: Sequence[int] = ()
 
 
 def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, Any]]) -> None:

@@ -13,21 +13,27 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
+from notebook_agents.errors import UsageError
+from notebook_agents.graph import retention
 from notebook_agents.graph.checkpoints import Line, Reader, encode_checkpoint, encode_writes
 from notebook_agents.graph.codec import StateCodec, strict_serializer
+from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_history
 from notebook_agents.journal import Draft
+from notebook_agents.journal.copying import copy_thread
 from notebook_agents.journal.values import Encoder
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import ChannelVersions, CheckpointMetadata
+    from langgraph.checkpoint.base import (
+        ChannelVersions,
+        CheckpointMetadata,
+        DeltaChannelHistory,
+    )
 
     from notebook_agents.journal import Journal, Record
-
-_LIST_BATCH = 50
 
 
 class JournalSaver(BaseCheckpointSaver[int]):
@@ -100,16 +106,101 @@ class JournalSaver(BaseCheckpointSaver[int]):
         """Store what a task writes without blocking the event loop; see `put_writes`."""
         await self._append_async(self._writes_drafts(config, writes, task_id, task_path))
 
+    # -- keeping less, keeping twice -----------------------------------------------------------
+
     def delete_thread(self, thread_id: str) -> None:
-        """Delete a thread; see `Journal.delete_thread`."""
+        """Delete a thread with all it holds, an agent's runs included.
+
+        Raises:
+            ThreadBusyError: A living process drives it.
+        """
         self.journal.delete_thread(str(thread_id))
-        for thread, ns in list(self._lines):
-            if thread == str(thread_id):
-                del self._lines[thread, ns]
+        self._forget(str(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread without blocking the event loop."""
+        """Delete a thread without blocking the event loop; see `delete_thread`."""
         await asyncio.to_thread(self.delete_thread, thread_id)
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread's checkpoints and pending writes to a new thread.
+
+        The copy shares the content with its source and outlives it. Of an agent's thread the
+        conversation is copied, not the runs.
+
+        Raises:
+            UnknownThreadError: There is no such thread.
+            ThreadExistsError: There is a thread of the new name.
+        """
+        copy_thread(self.journal, str(source_thread_id), str(target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread without blocking the event loop; see `copy_thread`."""
+        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints, with their writes, whose metadata has one of these `run_id`s.
+
+        They are not shown any more. What the checkpoints that stay are built on stays readable for
+        them: values that did not change, and what a DeltaChannel is rebuilt from. Nothing is
+        deleted if one thread refuses.
+
+        Args:
+            run_ids: LangGraph's run ids, in every thread of the journal.
+
+        Raises:
+            ThreadBusyError: A living process drives one of the threads.
+            RunUnfinishedError: An agent's unfinished run rests on one of the checkpoints.
+        """
+        drafts = retention.without_runs(self.journal, self._codec, set(map(str, run_ids)))
+        self._delete(drafts)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete runs' checkpoints without blocking the event loop; see `delete_for_runs`."""
+        await asyncio.to_thread(self.delete_for_runs, run_ids)
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete the older checkpoints of threads, or the threads. Unknown threads are passed over.
+
+        Args:
+            thread_ids: Which threads; nothing is deleted if one of them refuses.
+            strategy: "keep_latest" keeps the newest checkpoint of each namespace with its pending
+                writes, open interrupts among them, and the ancestors that its DeltaChannels are
+                rebuilt from; an unfinished run of an agent can go on. "delete" deletes the
+                threads, as `delete_thread` does.
+
+        Raises:
+            UsageError: There is no such strategy.
+            ThreadBusyError: A living process drives one of the threads.
+            RunUnfinishedError: "delete", and an agent's run on one of them is unfinished.
+        """
+        threads = list(dict.fromkeys(map(str, thread_ids)))
+        if strategy == "delete":
+            retention.check_finished(self.journal, threads)
+            for thread in threads:
+                self.delete_thread(thread)
+        elif strategy == "keep_latest":
+            self._delete(retention.without_older(self.journal, self._codec, threads))
+        else:
+            raise UsageError(
+                f"there is no strategy {strategy!r} to prune threads with: give 'keep_latest' or "
+                "'delete'"
+            )
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Prune threads without blocking the event loop; see `prune`."""
+        await asyncio.to_thread(self.prune, thread_ids, strategy=strategy)
+
+    def _delete(self, drafts: Sequence[Draft]) -> None:
+        if drafts:
+            self.journal.append(drafts, durable=True)
+        for thread in {draft.thread for draft in drafts}:
+            self._forget(thread)
+
+    def _forget(self, thread: str) -> None:
+        """Let the next checkpoint of a thread refer to none that this process stored before."""
+        for line in list(self._lines):
+            if line[0] == thread:
+                self._lines.pop(line, None)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -120,16 +211,12 @@ class JournalSaver(BaseCheckpointSaver[int]):
             SealError: A record was altered, or its key is missing.
         """
         thread, ns = _place(config)
-        wanted = get_checkpoint_id(config)
-        records = self.journal.select(thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns)
-        checkpoints = _newest_by_id(records)
-        record = checkpoints.get(wanted or max(checkpoints, default=""))
+        history = History(self._select(thread, ns))
+        record = _find(history, thread, ns, get_checkpoint_id(config))
         if record is None:
             return None
-        writes = [r for r in records if r.kind is Kind.WRITES and r.ref == record.ref]
-        return Reader(self.journal, self._codec).checkpoint_tuple(
-            record, writes, all_refs={r.seq: r for r in records}
-        )
+        reader = Reader(self.journal, self._codec)
+        return reader.checkpoint_tuples([(record, history.writes(record))], history.by_seq)[0]
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Do as `get_tuple` without blocking the event loop."""
@@ -155,22 +242,28 @@ class JournalSaver(BaseCheckpointSaver[int]):
             Each with its pending writes.
         """
         configurable = (config or {}).get("configurable", {})
-        if config is None:
-            threads = [info.thread for info in self.journal.threads()]
-        else:
-            threads = [str(configurable["thread_id"])]
+        thread = None if config is None else str(configurable["thread_id"])
         wanted = get_checkpoint_id(config) if config else None
         until = get_checkpoint_id(before) if before else None
-        left = limit
-        for thread in threads:
-            for found in self._list_thread(
-                thread, configurable.get("checkpoint_ns"), wanted, until, filter, left
-            ):
-                yield found
-                if left is not None:
-                    left -= 1
-            if left == 0:
+        history = History(self._select(thread, configurable.get("checkpoint_ns")))
+        chosen = [
+            history.shown[place]
+            for place in sorted(history.shown, reverse=True)
+            if (not wanted or place.id == wanted) and (not until or place.id < until)
+        ]
+        reader = Reader(self.journal, self._codec)
+        left = len(chosen) if limit is None else limit
+        size = BATCH if filter else min(BATCH, max(left, 1))
+        for start in range(0, len(chosen), size):
+            if left <= 0:
                 return
+            batch = chosen[start : start + size]
+            if filter:
+                reader.preload(batch)
+                batch = [record for record in batch if _matches(reader.metadata(record), filter)]
+            found = [(record, history.writes(record)) for record in batch[:left]]
+            left -= len(found)
+            yield from reader.checkpoint_tuples(found, history.by_seq)
 
     async def alist(
         self,
@@ -187,43 +280,28 @@ class JournalSaver(BaseCheckpointSaver[int]):
         for checkpoint in found:
             yield checkpoint
 
-    def _list_thread(
-        self,
-        thread: str,
-        ns: str | None,
-        wanted: str | None,
-        until: str | None,
-        metadata: dict[str, Any] | None,
-        limit: int | None,
-    ) -> Iterator[CheckpointTuple]:
-        records = self.journal.select(thread=thread, kinds=(Kind.CHECKPOINT, Kind.WRITES), ns=ns)
-        by_seq = {record.seq: record for record in records}
-        writes: dict[tuple[str | None, str | None], list[Record]] = {}
-        for record in records:
-            if record.kind is Kind.WRITES:
-                writes.setdefault((record.ns, record.ref), []).append(record)
-        newest = {
-            (record.ref or "", record.ns or ""): record
-            for record in records
-            if record.kind is Kind.CHECKPOINT
-            and (wanted is None or record.ref == wanted)
-            and (until is None or (record.ref or "") < until)
-        }
-        chosen = [newest[place] for place in sorted(newest, reverse=True)]
-        reader = Reader(self.journal, self._codec)
-        given = 0
-        for start in range(0, len(chosen), _LIST_BATCH):
-            batch = chosen[start : start + _LIST_BATCH]
-            reader.preload(batch)
-            for record in batch:
-                if limit is not None and given >= limit:
-                    return
-                if metadata and not _matches(reader.metadata(record), metadata):
-                    continue
-                given += 1
-                yield reader.checkpoint_tuple(
-                    record, writes.get((record.ns, record.ref), ()), all_refs=by_seq
-                )
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what DeltaChannels are rebuilt from: writes since the nearest stored value.
+
+        Checkpoints that `delete_for_runs` took out of sight still count.
+        """
+        thread, ns = _place(config)
+        history = History(self._select(thread, ns))
+        record = _find(history, thread, ns, get_checkpoint_id(config))
+        if record is None:
+            return {channel: {"writes": []} for channel in channels}
+        with self.journal.reading():
+            return delta_history(history, record, channels, Reader(self.journal, self._codec))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Do as `get_delta_channel_history` without blocking the event loop."""
+        return await asyncio.to_thread(
+            self.get_delta_channel_history, config=config, channels=channels
+        )
 
     # -- what a driver does differently ---------------------------------------------------------
 
@@ -234,6 +312,10 @@ class JournalSaver(BaseCheckpointSaver[int]):
     def _columns(self) -> dict[str, Any]:
         """Return what every record of this saver carries."""
         return {}
+
+    def _select(self, thread: str | None, ns: str | None) -> Sequence[Record]:
+        """Return what a history is made of, of one thread or of all."""
+        return self.journal.select(thread=thread, kinds=KINDS, ns=ns)
 
     def _append(self, drafts: Sequence[Draft]) -> None:
         self.journal.append(drafts, durable=True)
@@ -250,6 +332,9 @@ class JournalSaver(BaseCheckpointSaver[int]):
         draft = self._draft(Kind.CHECKPOINT, thread, ns)
         draft.ref, draft.prior = checkpoint["id"], get_checkpoint_id(config)
         draft.attempt = metadata.get("step")
+        full = get_checkpoint_metadata(config, metadata)
+        run_id = full.get("run_id")
+        draft.name = None if run_id is None else str(run_id)  # found without opening any payload
         encoder = self._encoder(draft)
         line = self._lines.setdefault((thread, ns), Line())
         with line.lock:
@@ -258,7 +343,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
                 encoder,
                 draft,
                 checkpoint,
-                get_checkpoint_metadata(config, metadata),
+                full,
                 codec=self._codec,
             )
         return [*encoder.new, draft]
@@ -311,9 +396,11 @@ def stored_config(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableCon
     }
 
 
-def _newest_by_id(records: Sequence[Record]) -> dict[str, Record]:
-    """Return checkpoints by id; of two with the same id the one stored last."""
-    return {record.ref or "": record for record in records if record.kind is Kind.CHECKPOINT}
+def _find(history: History, thread: str, ns: str, checkpoint_id: str | None) -> Record | None:
+    """Return the shown checkpoint of that id, or the newest of the namespace."""
+    if checkpoint_id:
+        return history.shown.get(Place(checkpoint_id, ns, thread))
+    return history.newest().get(ns)
 
 
 def _matches(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:

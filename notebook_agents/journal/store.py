@@ -171,6 +171,7 @@ class Journal:
         ns: str | None = None,
         ref: str | None = None,
         step: str | None = None,
+        name: str | None = None,
     ) -> list[Record]:
         """Return matching records in order, without payloads: queue and DuckDB together.
 
@@ -191,6 +192,7 @@ class Journal:
             "ns": ns,
             "ref": ref,
             "step": step,
+            "name": name,
         }
         recent, first = self._queue.select(**filters)
         if first <= after + 1:
@@ -264,6 +266,10 @@ class Journal:
             if key is None:
                 key = self._keys[scope] = self._load_key(scope, create=create)
             return key
+
+    def wrapped_key(self, scope: str) -> bytes | None:
+        """Return a scope's data key as it is stored, or None where it was deleted or never made."""
+        return self._queue.key(scope)
 
     def _load_key(self, scope: str, *, create: bool) -> DataKey:
         context = f"{self.id}\0{scope}".encode()
@@ -342,29 +348,44 @@ class Journal:
             self._archive.close()
             self._queue.close()
 
+    def at_rest(self, thread: str, *, then: str) -> Head | None:
+        """Return the head of a thread that nobody drives; None where there is no such thread.
+
+        Args:
+            thread: The thread's name.
+            then: What its driver's end would allow, for the message.
+
+        Raises:
+            ThreadBusyError: A living process drives it.
+        """
+        head = self.head(thread)
+        if head is not None and head.driven:
+            raise ThreadBusyError(
+                f"thread {thread!r} is being driven by process "
+                f"{head.driver.pid if head.driver else '?'}: stop it there, then {then}"
+            )
+        return head
+
     def delete_thread(self, thread: str) -> None:
         """Delete a thread: its records are unreadable from now on.
 
-        Its data key is deleted with it unless a fork shares the key, so that no copy of the
-        records in the current files can be opened. Their space comes back with a compaction.
+        Its data key is deleted with it unless a copy or a fork shares the key, so that no copy of
+        the records in the current files can be opened. Their space comes back with a compaction.
+
+        Raises:
+            ThreadBusyError: A living process drives it.
         """
-        head = self.head(thread)
+        head = self.at_rest(thread, then="delete the thread")
         if head is None:
             return
-        if head.driven:
-            raise ThreadBusyError(
-                f"thread {thread!r} is being driven by process "
-                f"{head.driver.pid if head.driver else '?'}: stop it there, then delete the thread"
-            )
         self.append(
             [Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, token=None)], durable=True
         )
         self._writer.execute(query("queue.forget_thread"), {"thread": thread})
         with self._keys_lock:
             self._chunks.pop(head.scope, None)
-            shared = self._queue.scope_users(head.scope)
-            if not shared:
-                self._writer.execute(query("queue.delete_key"), {"scope": head.scope})
+            self._writer.execute(query("queue.delete_key"), {"scope": head.scope})
+            if self.wrapped_key(head.scope) is None:
                 self._keys.pop(head.scope, None)
 
     def __enter__(self) -> Self:
