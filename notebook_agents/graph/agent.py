@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
 
+    from notebook_agents.graph.usage import Prices
     from notebook_agents.graph.wrap import Graph
     from notebook_agents.journal.queue import Head
 
@@ -58,6 +59,7 @@ class Plan:
         started: What the run's first record holds, if this is its start.
         digest: The input's keyed digest, if this is its start.
         last_superstep: The last superstep that the recursion limit allows, if this is a resume.
+        prices: What models cost.
     """
 
     thread: str
@@ -70,6 +72,7 @@ class Plan:
     started: dict[str, Any] | None = None
     digest: bytes | None = None
     last_superstep: int | None = None
+    prices: Prices | None = None
 
 
 class Agent:
@@ -81,6 +84,8 @@ class Agent:
         name: The agent's name; threads belong to it. None: the graph's.
         journal: Where its runs are recorded. None: the journal of this folder, see `Journal.open`.
         allow: Types of one's own that the state may hold and its schema does not declare.
+        prices: What models cost, where their providers do not report it: US dollars for a million
+            input tokens and for a million output tokens, by model name. Kept for a resume.
 
     Raises:
         DefinitionError: `graph` is no graph.
@@ -93,8 +98,10 @@ class Agent:
         journal: Journal | None = None,
         *,
         allow: Iterable[tuple[str, ...] | type] = (),
+        prices: Prices | None = None,
     ) -> None:
         self.given = graph
+        self.prices = prices
         self.graph = definition.compiled(graph)
         self.name = name or (self.graph.name if self.graph.name != "LangGraph" else "agent")
         self.allow = tuple(allow)
@@ -189,7 +196,7 @@ class Agent:
         """Return this agent with its runs recorded in `journal`."""
         if self._journal is journal:
             return self
-        return Agent(self.graph, self.name, journal, allow=self.allow)
+        return Agent(self.graph, self.name, journal, allow=self.allow, prices=self.prices)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
@@ -232,6 +239,7 @@ class Agent:
             "notebook": origin.notebook,
             "cell": origin.cell,
             "definition": self._definition(),
+            "prices": self.prices,
         }
         return Plan(
             thread=thread,
@@ -242,6 +250,7 @@ class Agent:
             config=_run_config(config, thread),
             context=context,
             started=started,
+            prices=self.prices,
             digest=self.journal.data_key(scope).digest(said.encode()),
         )
 
@@ -291,7 +300,7 @@ class Agent:
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
         self._check_nodes(head)
-        kept = self.read(first, ("input", "config", "context"))
+        kept = self.read(first, ("input", "config", "context", "prices"))
         begun = [
             record.attempt or 0
             for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
@@ -307,6 +316,7 @@ class Agent:
             given=answer if answer is not None else None if begun else kept["input"],
             config=_run_config(both, head.thread),
             context=context if context is not None else kept["context"],
+            prices=self.prices if self.prices is not None else kept["prices"],
             # LangGraph would give a looping agent its limit anew at every resume.
             last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
         )
@@ -389,6 +399,7 @@ class Agent:
             digest=plan.digest,
             allow=self.allow,
             last_superstep=plan.last_superstep,
+            prices=plan.prices,
         )
 
     def _run(self, plan: Plan) -> Run:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
@@ -13,10 +16,19 @@ from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_H
 from langgraph.runtime import ExecutionInfo
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+    from collections.abc import Awaitable, Callable
+
+    from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.pregel import Pregel
 
-__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types", "superstep"]
+__all__ = [
+    "DEFAULT_ERROR_HANDLER",
+    "execution_info",
+    "is_tool_node",
+    "schema_types",
+    "superstep",
+    "with_tool_calls",
+]
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
@@ -46,3 +58,60 @@ def schema_types(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, ...]]:
         schemas=[schema for schema in schemas if schema is not None], channels=channels
     )
     return found
+
+
+def is_tool_node(bound: Runnable[Any, Any]) -> bool:
+    """Whether a node's runnable is a `ToolNode`, or of a subclass of it."""
+    # Who has one has loaded its module; nobody else shall wait for the import.
+    prebuilt = sys.modules.get("langgraph.prebuilt.tool_node")
+    return prebuilt is not None and isinstance(bound, prebuilt.ToolNode)
+
+
+def with_tool_calls(
+    bound: Any,
+    run: Callable[[dict[str, Any], str, Callable[[], Any]], Any],
+    arun: Callable[[dict[str, Any], str, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+) -> Any:
+    """Return a copy of a `ToolNode` that has each of its calls executed by `run` or `arun`.
+
+    They get the call, the name of the channel of its messages, and what executes it. Not so where
+    the node is given one call and nothing else, as `create_agent` does.
+
+    `wrap_tool_call` would do as much for most nodes. But with it a `ToolNode` handles errors that
+    it raises without, and on an event loop a user's sync wrapper could not be called inside it.
+    """
+    made = copy.copy(bound)
+    key = bound._messages_key
+
+    def run_one(call: dict[str, Any], *rest: Any) -> Any:
+        return run(call, key, partial(bound._run_one, call, *rest))
+
+    async def arun_one(call: dict[str, Any], *rest: Any) -> Any:
+        return await arun(call, key, partial(bound._arun_one, call, *rest))
+
+    made._run_one, made._arun_one = run_one, arun_one
+    # The copy's functions are still the original's own methods.
+    each, aeach = type(bound)._func.__get__(made), type(bound)._afunc.__get__(made)
+
+    @wraps(bound.func)
+    def func(input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LangGraph's name
+        return (bound.func if _is_one_call(input) else each)(input, **kwargs)
+
+    @wraps(bound.afunc)
+    async def afunc(input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LangGraph's name
+        return await (bound.afunc if _is_one_call(input) else aeach)(input, **kwargs)
+
+    made.func, made.afunc = func, afunc
+    return made
+
+
+def _is_one_call(given: Any) -> bool:
+    """Whether a `ToolNode` is given one tool call instead of a state or messages."""
+    if isinstance(given, dict):
+        return given.get("__type") == "tool_call_with_context"
+    return (
+        isinstance(given, list)
+        and len(given) == 1
+        and isinstance(given[0], dict)
+        and given[0].get("type") == "tool_call"
+    )

@@ -20,7 +20,9 @@ from langgraph.types import Command
 
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
+from notebook_agents.graph.models import journal_model_calls
 from notebook_agents.graph.private import execution_info, superstep
+from notebook_agents.graph.usage import with_usage
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
@@ -45,10 +47,13 @@ def durable(
     for node in nodes.values():
         if isinstance(node.bound, DurableNode):
             node.bound.last_superstep = last_superstep
-    return graph.copy({"nodes": nodes, "checkpointer": saver})
+    config = with_usage(graph.config, driver)
+    return graph.copy({"nodes": nodes, "checkpointer": saver, "config": config})
 
 
 def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
+    from notebook_agents.graph.tools import durable_tools  # it needs this module
+
     messages = frozenset(
         name
         for name, channel in graph.channels.items()
@@ -65,6 +70,7 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
             inner = bound.copy({"nodes": _durable_nodes(bound, driver, saver)})
             nodes[name] = node.copy({"bound": inner, "subgraphs": [inner]})
         else:
+            bound = durable_tools(bound, messages)
             wrapped = DurableNode(bound, name=name, driver=driver, saver=saver, messages=messages)
             nodes[name] = node.copy({"bound": wrapped})
     return nodes
@@ -113,6 +119,7 @@ class DurableNode(Runnable[Any, Any]):
         attempt, intent = self.driver.intend(step)
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
+        journal_model_calls()
         try:
             with inside(self.driver, attempt):
                 value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
@@ -133,6 +140,7 @@ class DurableNode(Runnable[Any, Any]):
         attempt, intent = self.driver.intend(step)
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
+        journal_model_calls()
         try:
             with inside(self.driver, attempt):
                 value = with_message_ids(

@@ -16,11 +16,12 @@ from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
-from notebook_agents.model import Kind, RunStatus
+from notebook_agents.model import Kind, ModelUsage, RunStatus
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 
 _STEP_KINDS = (Kind.STEP_INTENDED, Kind.STEP_RETURNED, Kind.STEP_FAILED, Kind.STEP_SUSPENDED)
+_NO_REPLY = "NoReplyError: the step around this call ended without its reply"
 _logger = logging.getLogger("notebook_agents.runtime")
 
 
@@ -69,6 +70,12 @@ class Attempt:
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
     """How often each durable call was made inside it, by name and digest."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    taken: set[str] = field(default_factory=set)
+    """The ids of the steps inside it that a model call already stands for."""
+    unanswered: dict[tuple[str, str], list[Attempt]] = field(default_factory=dict)
+    """Model calls inside it that have no reply yet, by name and digest."""
+    counted: dict[int, object] = field(default_factory=dict)
+    """Replies whose usage is recorded, by identity; held, so that no other object has it."""
 
 
 class RunDriver:
@@ -81,6 +88,7 @@ class RunDriver:
         number: The run's number.
         claim: What the run's start was granted.
         codec: Serialises results.
+        prices: US dollars for a million input and a million output tokens, by model.
     """
 
     def __init__(
@@ -92,8 +100,10 @@ class RunDriver:
         number: int,
         claim: Claim,
         codec: Codec,
+        prices: dict[str, tuple[float, float]] | None = None,
     ) -> None:
         self.journal = journal
+        self.prices = prices or {}
         self.thread = thread
         self.scope = scope
         self.number = number
@@ -138,6 +148,10 @@ class RunDriver:
                 if parent is not None:
                     self._children.setdefault(parent, []).append(state)
             return state
+
+    def known(self, step_id: str) -> StepState | None:
+        """Return the state of a step, or None if this run has no such step."""
+        return self._steps.get(step_id)
 
     @property
     def waiting(self) -> bool:
@@ -228,7 +242,7 @@ class RunDriver:
         if not late:
             step = attempt.step
             step.returned, step.value, step.has_value = draft, value, True
-        return [*encoder.new, draft]
+        return [*encoder.new, *self._unanswered(attempt), draft]
 
     def reconciled(self, step: StepState, value: Any) -> list[Draft]:
         """Return the drafts of a result that somebody else knew."""
@@ -248,13 +262,22 @@ class RunDriver:
         draft = self._draft(Kind.STEP_FAILED, attempt)
         draft.plain = pack((describe(error), pickled))
         self.tell(attempt.step, "failed")
-        return [draft]
+        return [*self._unanswered(attempt), draft]
 
     def suspended(self, attempt: Attempt) -> list[Draft]:
         """Return the draft of an attempt that waits for a person."""
         attempt.step.suspended = True
         self.tell(attempt.step, "suspended")
-        return [self._draft(Kind.STEP_SUSPENDED, attempt)]
+        return [*self._unanswered(attempt), self._draft(Kind.STEP_SUSPENDED, attempt)]
+
+    def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
+        """Return the draft of what one reply of a model took."""
+        draft = self._draft(Kind.USAGE, attempt)
+        draft.name = spent.model
+        draft.plain = pack(
+            (spent.input_tokens, spent.output_tokens, spent.total_tokens, spent.cost)
+        )
+        return draft
 
     def finish(self, status: RunStatus, *, value: Any = None, error: str | None = None) -> None:
         """Record where the run stands and give the thread back."""
@@ -312,6 +335,22 @@ class RunDriver:
                     what=what,
                 )
             )
+
+    def _unanswered(self, attempt: Attempt) -> list[Draft]:
+        """Return the ends of the model calls inside an attempt that ends now.
+
+        Nobody says so when a call fails. Had it had a reply, that would be recorded.
+        """
+        with attempt.lock:
+            calls = [call for calls in attempt.unanswered.values() for call in calls]
+            attempt.unanswered.clear()
+        drafts = []
+        for call in calls:
+            draft = self._draft(Kind.STEP_FAILED, call)
+            draft.plain = pack((_NO_REPLY, None))
+            self.tell(call.step, "failed")
+            drafts.append(draft)
+        return drafts
 
     def _draft(self, kind: Kind, attempt: Attempt) -> Draft:
         step = attempt.step
