@@ -197,7 +197,7 @@ class _Call:
         """Return the recorded replies."""
         if self.step.returned is None:
             return None
-        return [_recorded(kept) for kept in self.driver.result(self.step)]
+        return _recorded(self.driver.result(self.step))
 
     def begin(self) -> tuple[Attempt, Draft]:
         """Begin to ask the model; the intent must be on disk before."""
@@ -208,10 +208,10 @@ class _Call:
 
     def found(self, replies: list[Generation]) -> tuple[list[Generation], list[Draft]]:
         """Take what the user's cache had: nobody is asked, and a resume shall have it too."""
-        kept = [_kept(_from_cache(reply)) for reply in replies]
+        kept = _kept([_from_cache(reply) for reply in replies])
         attempt, intent = self.driver.intend(self.step)
         drafts = [intent, *_result(self.driver, attempt, kept)]
-        return [_recorded(reply) for reply in kept], drafts
+        return _recorded(kept), drafts
 
 
 def _answered(
@@ -229,15 +229,17 @@ def _answered(
             return None
         attempt = calls.pop()  # after a call that failed comes the one that was made instead
     drafts = []
-    if isinstance(replies[0], ChatGeneration):  # of others the callbacks know what they took
+    if replies and isinstance(
+        replies[0], ChatGeneration
+    ):  # of others the callbacks know what they took
         outer.counted[id(replies[0])] = replies[0]
         if (spent := usage_of(list(replies), attempt.step.name, driver.prices)) is not None:
             drafts.append(driver.used(attempt, spent))
-    drafts += _result(driver, attempt, [_kept(reply) for reply in replies])
+    drafts += _result(driver, attempt, _kept(replies))
     return driver, attempt, drafts
 
 
-def _result(driver: RunDriver, attempt: Attempt, kept: list[Any]) -> list[Draft]:
+def _result(driver: RunDriver, attempt: Attempt, kept: dict[str, list[Any]]) -> list[Draft]:
     try:
         return driver.returned(attempt, kept)
     except ValueNotKeptError as error:
@@ -276,27 +278,37 @@ def _model_name(llm_string: str) -> str:
     return found[1] if found else "model"
 
 
-def _kept(reply: Generation) -> Any:
-    """Return what is recorded of a reply: plain data where it is one of LangChain's own."""
-    if type(reply) is ChatGeneration:
-        return {"message": reply.message, "info": reply.generation_info}
-    if type(reply) is Generation:
-        return {"text": reply.text, "info": reply.generation_info}
-    return reply
+def _kept(replies: Sequence[Generation]) -> dict[str, list[Any]]:
+    """Return what is recorded of replies.
+
+    A message stands in a list, as it will in the state, so it is stored once.
+    """
+    kinds = {type(reply) for reply in replies}
+    if kinds == {ChatGeneration}:
+        content = {"messages": [reply.message for reply in replies]}  # type: ignore[attr-defined]
+    elif kinds == {Generation}:
+        content = {"texts": [reply.text for reply in replies]}
+    else:  # a provider's own
+        return {"replies": list(replies)}
+    return {**content, "infos": [reply.generation_info for reply in replies]}
 
 
-def _recorded(kept: Any) -> Generation:
-    """Return a recorded reply as LangChain takes it from a cache."""
-    if isinstance(kept, Generation):
-        message = getattr(kept, "message", None)
-        kept = (
-            {"message": message, "info": kept.generation_info}
-            if message is not None
-            else {"text": kept.text, "info": kept.generation_info}
-        )
-    if "message" in kept:
-        return RecordedReply(message=kept["message"].model_copy(), generation_info=kept["info"])
-    return RecordedText(text=kept["text"], generation_info=kept["info"])
+def _recorded(kept: dict[str, list[Any]]) -> list[Generation]:
+    """Return recorded replies as LangChain takes them from a cache."""
+    if "replies" in kept:
+        return [
+            RecordedReply(message=reply.message, generation_info=reply.generation_info)
+            if isinstance(reply, ChatGeneration)
+            else RecordedText(text=reply.text, generation_info=reply.generation_info)
+            for reply in kept["replies"]
+        ]
+    if "texts" in kept:
+        pairs = zip(kept["texts"], kept["infos"], strict=True)
+        return [RecordedText(text=text, generation_info=info) for text, info in pairs]
+    return [
+        RecordedReply(message=message.model_copy(), generation_info=info)
+        for message, info in zip(kept["messages"], kept["infos"], strict=True)
+    ]
 
 
 def _from_cache(reply: Generation) -> Generation:
