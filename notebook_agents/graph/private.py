@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
-from functools import partial, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
+from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD
+from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from langchain_core.runnables import Runnable, RunnableConfig
+
+    Execute = Callable[[list[str], set[str]], Any]
     from langgraph.pregel import Pregel
 
 __all__ = [
@@ -69,13 +73,14 @@ def is_tool_node(bound: Runnable[Any, Any]) -> bool:
 
 def with_tool_calls(
     bound: Any,
-    run: Callable[[dict[str, Any], str, Callable[[], Any]], Any],
-    arun: Callable[[dict[str, Any], str, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    run: Callable[[dict[str, Any], str, Execute], Any],
+    arun: Callable[[dict[str, Any], str, Execute], Awaitable[Any]],
 ) -> Any:
     """Return a copy of a `ToolNode` that has each of its calls executed by `run` or `arun`.
 
-    They get the call, the name of the channel of its messages, and what executes it. Not so where
-    the node is given one call and nothing else, as `create_agent` does.
+    They get the call, the name of the channel of its messages, and what executes it: that takes a
+    list, to which the places are added that the call takes, and the places that other calls have.
+    Not so where the node is given one call and nothing else, as `create_agent` does.
 
     `wrap_tool_call` would do as much for most nodes. But with it a `ToolNode` handles errors that
     it raises without, and on an event loop a user's sync wrapper could not be called inside it.
@@ -83,11 +88,17 @@ def with_tool_calls(
     made = copy.copy(bound)
     key = bound._messages_key
 
-    def run_one(call: dict[str, Any], *rest: Any) -> Any:
-        return run(call, key, partial(bound._run_one, call, *rest))
+    def run_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+        def execute(used: list[str], taken: set[str]) -> Any:
+            return bound._run_one(call, input_type, _placed(runtime, used, taken))
 
-    async def arun_one(call: dict[str, Any], *rest: Any) -> Any:
-        return await arun(call, key, partial(bound._arun_one, call, *rest))
+        return run(call, key, execute)
+
+    async def arun_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+        async def execute(used: list[str], taken: set[str]) -> Any:
+            return await bound._arun_one(call, input_type, _placed(runtime, used, taken))
+
+        return await arun(call, key, execute)
 
     made._run_one, made._arun_one = run_one, arun_one
     # The copy's functions are still the original's own methods.
@@ -103,6 +114,37 @@ def with_tool_calls(
 
     made.func, made.afunc = func, afunc
     return made
+
+
+def _placed(runtime: Any, used: list[str], taken: set[str]) -> Any:
+    """Return a tool's runtime in which its questions and subgraphs keep off others' places.
+
+    LangGraph gives an answer to the question that is asked in its place among those of a node, and
+    a subgraph the checkpoints of its place. A call that is not made again takes no place, and the
+    next one would get its answers.
+    """
+    configurable = runtime.config.get(CONF, {})
+    scratchpad = configurable.get(CONFIG_KEY_SCRATCHPAD)
+    if not isinstance(scratchpad, PregelScratchpad):
+        return runtime
+
+    def keeping_off(kind: str, counter: Callable[[], int]) -> Callable[[], int]:
+        def take() -> int:
+            place = counter()
+            while f"{kind}{place}" in taken:
+                place = counter()
+            used.append(f"{kind}{place}")
+            return place
+
+        return take
+
+    scratchpad = dataclasses.replace(
+        scratchpad,
+        interrupt_counter=keeping_off("interrupt", scratchpad.interrupt_counter),
+        subgraph_counter=keeping_off("subgraph", scratchpad.subgraph_counter),
+    )
+    config = {**runtime.config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
+    return dataclasses.replace(runtime, config=config)
 
 
 def _is_one_call(given: Any) -> bool:

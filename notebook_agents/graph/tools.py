@@ -20,10 +20,9 @@ from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from langchain_core.runnables import Runnable
 
+    from notebook_agents.graph.private import Execute
     from notebook_agents.journal import Draft
     from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
 
@@ -48,11 +47,12 @@ class _ToolCalls:
     def __init__(self, messages: frozenset[str]) -> None:
         self._messages = messages
 
-    def run(self, call: dict[str, Any], key: str, execute: Callable[[], Any]) -> Any:
+    def run(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
         """Execute a call, or give its recorded result."""
+        used: list[str] = []
         if (place := _place(call)) is None:
-            return execute()
-        driver, step = place
+            return execute(used, set())
+        driver, step, taken = place
         if step.returned is not None:
             return driver.result(step)
         attempt, intent = driver.intend(step)
@@ -60,8 +60,9 @@ class _ToolCalls:
         driver.intended(attempt)
         try:
             with inside(driver, attempt):
-                value = self._with_ids(execute(), key)
+                value = self._with_ids(execute(used, taken), key)
             drafts = driver.returned(attempt, value)
+            drafts[-1].ref = ",".join(used) or None
         except Exception as error:
             driver.journal.append(_ended(driver, attempt, error), durable=False)
             raise
@@ -70,13 +71,12 @@ class _ToolCalls:
         warn_of_other_calls(driver, attempt)
         return value
 
-    async def arun(
-        self, call: dict[str, Any], key: str, execute: Callable[[], Awaitable[Any]]
-    ) -> Any:
+    async def arun(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
         """Do as `run` without blocking the event loop."""
+        used: list[str] = []
         if (place := _place(call)) is None:
-            return await execute()
-        driver, step = place
+            return await execute(used, set())
+        driver, step, taken = place
         if step.returned is not None:
             return driver.result(step)
         attempt, intent = driver.intend(step)
@@ -84,8 +84,9 @@ class _ToolCalls:
         driver.intended(attempt)
         try:
             with inside(driver, attempt):
-                value = self._with_ids(await execute(), key)
+                value = self._with_ids(await execute(used, taken), key)
             drafts = driver.returned(attempt, value)
+            drafts[-1].ref = ",".join(used) or None
         except Exception as error:
             await driver.journal.append_async(_ended(driver, attempt, error), durable=False)
             raise
@@ -103,8 +104,11 @@ class _ToolCalls:
         return value
 
 
-def _place(call: dict[str, Any]) -> tuple[RunDriver, StepState] | None:
-    """Return the step that a tool call is; takes its ordinal. None outside a run."""
+def _place(call: dict[str, Any]) -> tuple[RunDriver, StepState, set[str]] | None:
+    """Return the step that a tool call is, and the places that others have in its node.
+
+    Takes the call's ordinal. None outside a run.
+    """
     within = current()
     if within is None:
         return None
@@ -123,7 +127,7 @@ def _place(call: dict[str, Any]) -> tuple[RunDriver, StepState] | None:
         ns=outer.step.ns,
     )
     step.used = True
-    return driver, step
+    return driver, step, driver.taken(outer.step.id)
 
 
 def _ended(driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:

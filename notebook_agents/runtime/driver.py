@@ -197,6 +197,11 @@ class RunDriver:
             step.name for step in self._children.get(parent, ()) if step.returned and not step.used
         ]
 
+    def taken(self, parent: str) -> set[str]:
+        """Return the places inside a step that its calls which returned had taken."""
+        returned = [step.returned for step in self._children.get(parent, ()) if step.returned]
+        return {place for record in returned for place in (record.ref or "").split(",") if place}
+
     # -- what happens now ---------------------------------------------------------------------
 
     def intend(self, step: StepState) -> tuple[Attempt, Draft]:
