@@ -135,9 +135,9 @@ def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record])
                 kept_here = [*taken, *kept_here]
         usage, kept = Usage.total(spent_here), Usage.total(kept_here)
         if step.parent is not None:
-            spent_in.setdefault(step.parent, []).append(usage)
+            spent_in.setdefault(step.parent, []).insert(0, usage)
             if step.outcome is Outcome.RETURNED:
-                kept_in.setdefault(step.parent, []).append(kept)
+                kept_in.setdefault(step.parent, []).insert(0, kept)
         told.append(replace(step, usage=usage, usage_kept=kept))
     return told[::-1]
 
