@@ -7,6 +7,7 @@ it where no kill reaches.
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,6 +19,7 @@ from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import RetryPolicy
 from support.openai_server import ModelServer
@@ -451,3 +453,92 @@ def test_the_loop_does_not_wait_for_the_disk(
     monkeypatch.setattr(Log, "sync", noted)
     drive(home, node)
     assert on_the_loop == [False]
+
+
+PROGRAM = """
+import os
+import signal
+from typing import Any, TypedDict
+
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.graph import START, StateGraph
+
+import notebook_agents as na
+
+
+class State(TypedDict, total=False):
+    said: list[Any]
+
+
+@tool
+def lookup(item: str) -> str:
+    '''Look an item up.'''
+    return item
+
+
+model = ChatOpenAI(model="gpt-scripted-1", base_url=os.environ["MODEL"] + "/v1", max_retries=0)
+bound = model.bind_tools([lookup], tool_choice=None)
+
+
+def node(state):
+    said = [model.invoke("a"), bound.invoke("b")]
+    if "DIES" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"said": said}
+
+
+graph = StateGraph(State).add_node("node", node).add_edge(START, "node")
+na.Agent(graph, "asking").run({"said": []}, thread="t")
+"""
+
+
+@pytest.mark.crash
+def test_an_empty_process_finds_the_replies(
+    server: ModelServer, python: Callable[..., Any]
+) -> None:
+    """A client and its bound tools, rebuilt from the journal, ask in words that are recognised."""
+    env = {"MODEL": server.url, "OPENAI_API_KEY": SECRET}
+    assert python(PROGRAM, script=True, DIES="1", **env).code == -signal.SIGKILL
+    assert asked(server) == {"a": 1, "b": 1}
+    resumed = python("import notebook_agents as na; print(na.resume('t').value)", **env)
+    assert resumed.code == 0, resumed.err
+    assert asked(server) == {"a": 1, "b": 1}
+
+
+@pytest.mark.crash
+def test_calls_in_tasks_and_in_durable_calls_are_found_again(
+    home: Path,
+    server: ModelServer,
+    call: Callable[..., na.Run],
+    trips: Callable[..., None],
+    dies: Callable[..., None],
+) -> None:
+    """In a `@task` of an `@entrypoint`, and in a `@step`, a reply that came is not asked for."""
+    model = openai(server)
+
+    @task
+    def in_task(text: str) -> str:
+        return str(model.invoke(text).id)
+
+    @na.step
+    def in_step(text: str) -> str:
+        reply = model.invoke(text)
+        trips()
+        return str(reply.id)
+
+    @entrypoint()
+    def flow(text: str) -> list[str]:
+        futures = [in_task(text), in_task(text)]
+        return [*(future.result() for future in futures), in_step(text)]
+
+    def run() -> na.Run:
+        with na.Journal.open(home) as journal:
+            done = call(na.Agent(flow, "flow", journal), "p", thread="t")
+            assert len(set(done.value)) == 3
+            return done
+
+    dies(run)
+    assert asked(server) == {"p": 3}
+    run()
+    assert asked(server) == {"p": 3}
