@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
 
@@ -41,6 +42,8 @@ class Kind(StrEnum):
     """Something sent to a thread."""
     DECISION = "decision"
     """A person said what happened to a step, or what shall happen to a run."""
+    USAGE = "usage"
+    """What a model's reply took: `name` is the model, the payload its tokens and cost."""
     DELETION = "deletion"
     """The thread's records before this one are gone."""
 
@@ -77,6 +80,82 @@ class Outcome(StrEnum):
     """Nothing was recorded: the process died, or the attempt was cut off. The step was in doubt."""
     LATE = "late"
     """It ended after a newer attempt had begun, and was not used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelUsage:
+    """What replies of one model took.
+
+    Attributes:
+        model: The model's name, as its provider reports it.
+        input_tokens: Tokens of the prompts.
+        output_tokens: Tokens of the replies.
+        total_tokens: Both, as the provider counts them.
+        cost: US dollars; None where it is not known for every reply.
+        replies: How many replies these were.
+    """
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost: float | None = None
+    replies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What models took, one entry for each model, in the order of their first replies."""
+
+    models: tuple[ModelUsage, ...] = ()
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompts, of all models."""
+        return sum(model.input_tokens for model in self.models)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the replies, of all models."""
+        return sum(model.output_tokens for model in self.models)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of both, of all models."""
+        return sum(model.total_tokens for model in self.models)
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None where it is not known for every reply, or there was none."""
+        costs = [model.cost for model in self.models if model.cost is not None]
+        return sum(costs) if costs and len(costs) == len(self.models) else None
+
+    def __bool__(self) -> bool:
+        return bool(self.models)
+
+    @classmethod
+    def total(cls, parts: Iterable[Usage]) -> Usage:
+        """Return the sum of several, model by model."""
+        models: dict[str, ModelUsage] = {}
+        for more in (model for part in parts for model in part.models):
+            before = models.get(more.model)
+            models[more.model] = more if before is None else _added(before, more)
+        return cls(models=tuple(models.values()))
+
+
+def _added(before: ModelUsage, more: ModelUsage) -> ModelUsage:
+    costs = (before.cost, more.cost)
+    return ModelUsage(
+        model=before.model,
+        input_tokens=before.input_tokens + more.input_tokens,
+        output_tokens=before.output_tokens + more.output_tokens,
+        total_tokens=before.total_tokens + more.total_tokens,
+        cost=None if costs[0] is None or costs[1] is None else costs[0] + costs[1],
+        replies=before.replies + more.replies,
+    )
+
+
+_NOTHING = Usage()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +197,8 @@ class Step:
         attempts: Every attempt, oldest first; at least one.
         replayed: It returned before the newest driver took the run up, so it was not run again.
         key: The idempotency key of all its attempts.
+        usage: What models took in all its attempts, the calls inside it included.
+        usage_kept: The part of it that went into results: what a replay does not spend again.
     """
 
     id: str
@@ -127,6 +208,8 @@ class Step:
     attempts: tuple[Attempt, ...]
     replayed: bool
     key: str
+    usage: Usage = _NOTHING
+    usage_kept: Usage = _NOTHING
 
     @property
     def outcome(self) -> Outcome:
@@ -243,6 +326,17 @@ class RunView:
     def seconds_saved(self) -> float:
         """What those steps took when they ran, in seconds."""
         return sum(step.seconds or 0.0 for step in self.replayed)
+
+    @property
+    def usage(self) -> Usage:
+        """What models took in all attempts of all steps."""
+        known = {step.id for step in self.steps}
+        return Usage.total(step.usage for step in self.steps if step.parent not in known)
+
+    @property
+    def usage_saved(self) -> Usage:
+        """What the replayed steps' results had taken, and was not spent again."""
+        return Usage.total(step.usage_kept for step in self.replayed)
 
     @property
     def doubtful(self) -> tuple[Step, ...]:

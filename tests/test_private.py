@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from langchain_core.runnables import RunnableConfig  # noqa: TC002 - read at run time
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.prebuilt import ToolNode
+from langgraph.types import interrupt
 from pydantic import BaseModel
 
 from notebook_agents.graph.private import (
     DEFAULT_ERROR_HANDLER,
     execution_info,
+    is_tool_node,
     schema_types,
     superstep,
+    with_tool_calls,
 )
 
 
@@ -24,6 +29,10 @@ class Model(BaseModel):
 class State(TypedDict):
     model: Model
     seen: Any
+
+
+class Said(TypedDict):
+    said: list[Any]
 
 
 def test_a_node_learns_its_task_and_checkpoint() -> None:
@@ -62,3 +71,33 @@ def test_a_default_error_handler_is_added_under_the_known_name() -> None:
     builder.set_node_defaults(error_handler=lambda state: state)
     builder.compile()
     assert DEFAULT_ERROR_HANDLER in builder.nodes
+
+
+def test_a_tool_nodes_calls_go_through_us() -> None:
+    """A copied ToolNode hands each call over, and its runtime carries the two counters."""
+    used: list[str] = []
+    seen: list[tuple[Any, str]] = []
+
+    def ask() -> str:
+        """Ask, as the second question of its task."""
+        return str(interrupt("?"))
+
+    def run(call: Any, key: str, execute: Any) -> Any:
+        seen.append((call["id"], key))
+        return execute(used, {"interrupt0"})
+
+    async def arun(call: Any, key: str, execute: Any) -> Any:
+        return await execute(used, set())
+
+    node = ToolNode([ask], messages_key="said")
+    assert is_tool_node(node)
+    assert not is_tool_node(RunnableLambda(ask))
+    builder = StateGraph(Said)
+    builder.add_node("tools", with_tool_calls(node, run, arun))
+    builder.add_edge(START, "tools")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+    call = {"name": "ask", "args": {}, "id": "c0", "type": "tool_call"}
+    graph.invoke({"said": [AIMessage("", tool_calls=[call])]}, config)
+    assert seen == [("c0", "said")]
+    assert used == ["interrupt1"]

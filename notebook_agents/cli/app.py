@@ -218,11 +218,13 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
     \b
     --json writes an object, times in ISO 8601 UTC, durations in seconds:
       thread, run, agent, status, stored, sessions, started, ended, error,
-      steps_replayed, seconds_saved,
+      steps_replayed, seconds_saved, usage, usage_saved,
       value (null unless it succeeded), value_error (why it cannot be shown),
       steps: [id, name, parent, namespace, outcome, replayed, was_in_doubt,
-              seconds, key,
+              seconds, key, usage,
               attempts: [number, session, started, ended, outcome, error]]
+      usage: input_tokens, output_tokens, total_tokens, cost (US dollars or
+             null), models (the same by model, and replies)
     """
     from notebook_agents.cli import render
     from notebook_agents.runtime.view import run_view

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.cli.doctor import Check
     from notebook_agents.journal import Journal
-    from notebook_agents.model import Attempt, RunView, Step, ThreadInfo
+    from notebook_agents.model import Attempt, RunView, Step, ThreadInfo, Usage
     from notebook_agents.notebook.headless import NotebookResult
 
 
@@ -79,6 +79,8 @@ def run_data(view: RunView, value: Value) -> dict[str, Any]:
         "error": view.error,
         "steps_replayed": len(saved),
         "seconds_saved": round(sum(step.seconds or 0.0 for step in saved), 6),
+        "usage": _usage_data(view.usage),
+        "usage_saved": _usage_data(view.usage_saved),
         "value": plain(value.held),
         "value_error": value.error,
         "steps": [_step_data(step) for step in view.steps],
@@ -116,7 +118,27 @@ def _step_data(step: Step) -> dict[str, Any]:
         "was_in_doubt": step.was_in_doubt,
         "seconds": step.seconds,
         "key": step.key,
+        "usage": _usage_data(step.usage),
         "attempts": [_attempt_data(attempt) for attempt in step.attempts],
+    }
+
+
+def _usage_data(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "cost": usage.cost,
+        "models": {
+            model.model: {
+                "replies": model.replies,
+                "input_tokens": model.input_tokens,
+                "output_tokens": model.output_tokens,
+                "total_tokens": model.total_tokens,
+                "cost": model.cost,
+            }
+            for model in usage.models
+        },
     }
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
 
+    from notebook_agents.graph.usage import Prices
     from notebook_agents.graph.wrap import Graph
     from notebook_agents.journal.queue import Head
 
@@ -60,6 +61,7 @@ class Plan:
         started: What the run's first record holds, if this is its start.
         digest: The input's keyed digest, if this is its start.
         last_superstep: The last superstep that the recursion limit allows, if this is a resume.
+        prices: What models cost.
     """
 
     thread: str
@@ -72,6 +74,7 @@ class Plan:
     started: dict[str, Any] | None = None
     digest: bytes | None = None
     last_superstep: int | None = None
+    prices: Prices | None = None
 
 
 class Agent:
@@ -83,6 +86,8 @@ class Agent:
         name: The agent's name; threads belong to it. None: the graph's.
         journal: Where its runs are recorded. None: the journal of this folder, see `Journal.open`.
         allow: Types of one's own that the state may hold and its schema does not declare.
+        prices: What models cost, where their providers do not report it: US dollars for a million
+            input tokens and for a million output tokens, by model name. Kept for a resume.
 
     Raises:
         DefinitionError: `graph` is no graph.
@@ -95,8 +100,10 @@ class Agent:
         journal: Journal | None = None,
         *,
         allow: Iterable[tuple[str, ...] | type] = (),
+        prices: Prices | None = None,
     ) -> None:
         self.given = graph
+        self.prices = prices
         self.graph = definition.compiled(graph)
         self.name = name or (self.graph.name if self.graph.name != "LangGraph" else "agent")
         self.allow = tuple(allow)
@@ -212,7 +219,7 @@ class Agent:
         """Return this agent with its runs recorded in `journal`."""
         if self._journal is journal:
             return self
-        return Agent(self.graph, self.name, journal, allow=self.allow)
+        return Agent(self.graph, self.name, journal, allow=self.allow, prices=self.prices)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
@@ -256,6 +263,7 @@ class Agent:
             "cell": origin.cell,
             "code": fingerprints(self.graph),
             "definition": self._definition(),
+            "prices": self.prices,
         }
         return Plan(
             thread=thread,
@@ -266,6 +274,7 @@ class Agent:
             config=_run_config(config, thread),
             context=context,
             started=started,
+            prices=self.prices,
             digest=self.journal.data_key(scope).digest(said.encode()),
         )
 
@@ -315,7 +324,7 @@ class Agent:
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
         self._check_nodes(head)
-        kept = self.read(first, ("input", "config", "context", "code"))
+        kept = self.read(first, ("input", "config", "context", "code", "prices"))
         if news := changed(kept["code"], self.graph):
             sys.stderr.write(
                 f"agent {self.name!r} is not what it was when run {head.run} of thread "
@@ -337,6 +346,7 @@ class Agent:
             given=answer if answer is not None else None if begun else kept["input"],
             config=_run_config(both, head.thread),
             context=context if context is not None else kept["context"],
+            prices=self.prices if self.prices is not None else kept["prices"],
             # LangGraph would give a looping agent its limit anew at every resume.
             last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
         )
@@ -424,6 +434,7 @@ class Agent:
             digest=plan.digest,
             allow=self.allow,
             last_superstep=plan.last_superstep,
+            prices=plan.prices,
         )
 
     def _run(self, plan: Plan) -> Run:

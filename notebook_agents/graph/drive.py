@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
+    from notebook_agents.graph.usage import Prices
     from notebook_agents.graph.wrap import Graph
     from notebook_agents.journal import Claim, Journal
 
@@ -68,6 +69,7 @@ class Drive:
         allow: Types that may come back out of the state.
         last_superstep: The number of the last superstep that the run's recursion limit allows,
             where the run was begun by another process; None leaves it to LangGraph.
+        prices: What models cost; see `Agent`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Drive:
         digest: bytes | None,
         allow: tuple[Any, ...],
         last_superstep: int | None,
+        prices: Prices | None = None,
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
         self.journal = journal
@@ -97,6 +100,7 @@ class Drive:
             claim=claim,
             codec=ResultCodec(serializer),
             suspends=(GraphInterrupt,),
+            prices=prices,
         )
         self._start(claim, started, digest)
         try:

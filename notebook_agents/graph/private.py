@@ -6,26 +6,33 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import sys
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CALL,
     CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
     ERROR,
     RETURN,
     TASKS,
 )
+from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.checkpoint.base import Checkpoint
+
+    Execute = Callable[[list[str], set[str]], Any]
     from langgraph.pregel import Pregel
 
 __all__ = [
@@ -33,12 +40,14 @@ __all__ = [
     "ERROR",
     "RETURN",
     "execution_info",
+    "is_tool_node",
     "path_of",
     "replace_call",
     "schema_types",
     "superstep",
     "triggered",
     "with_path",
+    "with_tool_calls",
 ]
 
 
@@ -119,3 +128,98 @@ def triggered(checkpoint: Checkpoint) -> set[str]:
         if (kind == "branch" and rest.startswith("to:")) or (kind == "join" and value):
             found.add(rest.rpartition(":")[2])
     return found
+
+
+def is_tool_node(bound: Runnable[Any, Any]) -> bool:
+    """Whether a node's runnable is a `ToolNode`, or of a subclass of it."""
+    # Who has one has loaded its module; nobody else shall wait for the import.
+    prebuilt = sys.modules.get("langgraph.prebuilt.tool_node")
+    return prebuilt is not None and isinstance(bound, prebuilt.ToolNode)
+
+
+def with_tool_calls(
+    bound: Any,
+    run: Callable[[dict[str, Any], str, Execute], Any],
+    arun: Callable[[dict[str, Any], str, Execute], Awaitable[Any]],
+) -> Any:
+    """Return a copy of a `ToolNode` that has each of its calls executed by `run` or `arun`.
+
+    They get the call, the name of the channel of its messages, and what executes it: that takes a
+    list, to which the places are added that the call takes, and the places that other calls have.
+    Not so where the node is given one call and nothing else, as `create_agent` does.
+
+    `wrap_tool_call` would do as much for most nodes. But with it a `ToolNode` handles errors that
+    it raises without, and on an event loop a user's sync wrapper could not be called inside it.
+    """
+    made = copy.copy(bound)
+    key = bound._messages_key
+
+    def run_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+        def execute(used: list[str], taken: set[str]) -> Any:
+            return bound._run_one(call, input_type, _placed(runtime, used, taken))
+
+        return run(call, key, execute)
+
+    async def arun_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+        async def execute(used: list[str], taken: set[str]) -> Any:
+            return await bound._arun_one(call, input_type, _placed(runtime, used, taken))
+
+        return await arun(call, key, execute)
+
+    made._run_one, made._arun_one = run_one, arun_one
+    # The copy's functions are still the original's own methods.
+    each, aeach = type(bound)._func.__get__(made), type(bound)._afunc.__get__(made)
+
+    @wraps(bound.func)
+    def func(input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LangGraph's name
+        return (bound.func if _is_one_call(input) else each)(input, **kwargs)
+
+    @wraps(bound.afunc)
+    async def afunc(input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LangGraph's name
+        return await (bound.afunc if _is_one_call(input) else aeach)(input, **kwargs)
+
+    made.func, made.afunc = func, afunc
+    return made
+
+
+def _placed(runtime: Any, used: list[str], taken: set[str]) -> Any:
+    """Return a tool's runtime in which its questions and subgraphs keep off others' places.
+
+    LangGraph gives an answer to the question that is asked in its place among those of a node, and
+    a subgraph the checkpoints of its place. A call that is not made again takes no place, and the
+    next one would get its answers.
+    """
+    configurable = runtime.config.get(CONF, {})
+    scratchpad = configurable.get(CONFIG_KEY_SCRATCHPAD)
+    if not isinstance(scratchpad, PregelScratchpad):
+        return runtime
+
+    def keeping_off(kind: str, counter: Callable[[], int]) -> Callable[[], int]:
+        def take() -> int:
+            place = counter()
+            while f"{kind}{place}" in taken:
+                place = counter()
+            used.append(f"{kind}{place}")
+            return place
+
+        return take
+
+    scratchpad = dataclasses.replace(
+        scratchpad,
+        interrupt_counter=keeping_off("interrupt", scratchpad.interrupt_counter),
+        subgraph_counter=keeping_off("subgraph", scratchpad.subgraph_counter),
+    )
+    config = {**runtime.config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
+    return dataclasses.replace(runtime, config=config)
+
+
+def _is_one_call(given: Any) -> bool:
+    """Whether a `ToolNode` is given one tool call instead of a state or messages."""
+    if isinstance(given, dict):
+        return given.get("__type") == "tool_call_with_context"
+    return (
+        isinstance(given, list)
+        and len(given) == 1
+        and isinstance(given[0], dict)
+        and given[0].get("type") == "tool_call"
+    )

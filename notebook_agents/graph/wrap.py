@@ -21,8 +21,10 @@ from langgraph.types import Command
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
 from notebook_agents.graph.edges import durable_writers
+from notebook_agents.graph.models import journal_model_calls
 from notebook_agents.graph.private import execution_info, replace_call, superstep
 from notebook_agents.graph.tasks import DurableCall
+from notebook_agents.graph.usage import with_usage
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ def durable(
     for node in nodes.values():
         if isinstance(node.bound, DurableNode):
             node.bound.last_superstep = last_superstep
-    return graph.copy({"nodes": nodes, "checkpointer": saver})
+    config = with_usage(graph.config, driver)
+    return graph.copy({"nodes": nodes, "checkpointer": saver, "config": config})
 
 
 def message_channels(graph: Graph) -> frozenset[str]:
@@ -60,6 +63,8 @@ def message_channels(graph: Graph) -> frozenset[str]:
 
 
 def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[str, PregelNode]:
+    from notebook_agents.graph.tools import durable_tools  # it needs this module
+
     messages = message_channels(graph)
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
@@ -74,6 +79,7 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
             inner = bound.copy({"nodes": _durable_nodes(bound, driver, saver)})
             nodes[name] = node.copy({"bound": inner, "subgraphs": [inner], "writers": writers})
         else:
+            bound = durable_tools(bound, messages)
             wrapped = DurableNode(bound, name=name, driver=driver, saver=saver, messages=messages)
             nodes[name] = node.copy({"bound": wrapped, "writers": writers})
     return nodes
@@ -123,6 +129,7 @@ class DurableNode(Runnable[Any, Any]):
         attempt, intent = self.driver.intend(step)
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
+        journal_model_calls()
         try:
             with inside(self.driver, attempt):
                 value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
@@ -144,6 +151,7 @@ class DurableNode(Runnable[Any, Any]):
         attempt, intent = self.driver.intend(step)
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
+        journal_model_calls()
         try:
             with inside(self.driver, attempt):
                 value = with_message_ids(

@@ -16,7 +16,7 @@ from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
-from notebook_agents.model import Kind, RunStatus
+from notebook_agents.model import Kind, ModelUsage, RunStatus
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 
@@ -27,6 +27,7 @@ _STEP_KINDS = (
     Kind.STEP_SUSPENDED,
     Kind.ROUTED,
 )
+_NO_REPLY = "NoReplyError: the step around this call ended without its reply"
 _logger = logging.getLogger("notebook_agents.runtime")
 
 
@@ -75,6 +76,12 @@ class Attempt:
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
     """How often each durable call was made inside it, by name and digest."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    taken: set[str] = field(default_factory=set)
+    """The ids of the steps inside it that a model call already stands for."""
+    unanswered: dict[tuple[str, str], list[Attempt]] = field(default_factory=dict)
+    """Model calls inside it that have no reply yet, by name and digest."""
+    counted: dict[int, object] = field(default_factory=dict)
+    """Replies whose usage is recorded, by identity; held, so that no other object has it."""
 
 
 class RunDriver:
@@ -88,6 +95,7 @@ class RunDriver:
         claim: What the run's start was granted.
         codec: Serialises results.
         suspends: The exceptions by which a step says that it waits for a person.
+        prices: US dollars for a million input and a million output tokens, by model.
     """
 
     def __init__(
@@ -100,9 +108,11 @@ class RunDriver:
         claim: Claim,
         codec: Codec,
         suspends: tuple[type[BaseException], ...] = (),
+        prices: dict[str, tuple[float, float]] | None = None,
     ) -> None:
         self.journal = journal
         self.suspends = suspends
+        self.prices = prices or {}
         self.thread = thread
         self.scope = scope
         self.number = number
@@ -149,6 +159,10 @@ class RunDriver:
                     self._children.setdefault(parent, []).append(state)
             return state
 
+    def known(self, step_id: str) -> StepState | None:
+        """Return the state of a step, or None if this run has no such step."""
+        return self._steps.get(step_id)
+
     @property
     def waiting(self) -> bool:
         """Whether some step waits for a person."""
@@ -192,6 +206,11 @@ class RunDriver:
         return [
             step.name for step in self._children.get(parent, ()) if step.returned and not step.used
         ]
+
+    def taken(self, parent: str) -> set[str]:
+        """Return the places inside a step that its calls which returned had taken."""
+        returned = [step.returned for step in self._children.get(parent, ()) if step.returned]
+        return {place for record in returned for place in (record.ref or "").split(",") if place}
 
     # -- what happens now ---------------------------------------------------------------------
 
@@ -238,7 +257,7 @@ class RunDriver:
         if not late:
             step = attempt.step
             step.returned, step.value, step.has_value = draft, value, True
-        return [*encoder.new, draft]
+        return [*encoder.new, *self._unanswered(attempt), draft]
 
     def reconciled(self, step: StepState, value: Any) -> list[Draft]:
         """Return the drafts of a result that somebody else knew."""
@@ -285,13 +304,22 @@ class RunDriver:
         draft = self._draft(Kind.STEP_FAILED, attempt)
         draft.plain = pack((describe(error), pickled))
         self.tell(attempt.step, "failed")
-        return [draft]
+        return [*self._unanswered(attempt), draft]
 
     def suspended(self, attempt: Attempt) -> list[Draft]:
         """Return the draft of an attempt that waits for a person."""
         attempt.step.suspended = True
         self.tell(attempt.step, "suspended")
-        return [self._draft(Kind.STEP_SUSPENDED, attempt)]
+        return [*self._unanswered(attempt), self._draft(Kind.STEP_SUSPENDED, attempt)]
+
+    def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
+        """Return the draft of what one reply of a model took."""
+        draft = self._draft(Kind.USAGE, attempt)
+        draft.name = spent.model
+        draft.plain = pack(
+            (spent.input_tokens, spent.output_tokens, spent.total_tokens, spent.cost)
+        )
+        return draft
 
     def finish(self, status: RunStatus, *, value: Any = None, error: str | None = None) -> None:
         """Record where the run stands and give the thread back."""
@@ -354,6 +382,22 @@ class RunDriver:
                     what=what,
                 )
             )
+
+    def _unanswered(self, attempt: Attempt) -> list[Draft]:
+        """Return the ends of the model calls inside an attempt that ends now.
+
+        Nobody says so when a call fails. Had it had a reply, that would be recorded.
+        """
+        with attempt.lock:
+            calls = [call for calls in attempt.unanswered.values() for call in calls]
+            attempt.unanswered.clear()
+        drafts = []
+        for call in calls:
+            draft = self._draft(Kind.STEP_FAILED, call)
+            draft.plain = pack((_NO_REPLY, None))
+            self.tell(call.step, "failed")
+            drafts.append(draft)
+        return drafts
 
     def _draft(self, kind: Kind, attempt: Attempt) -> Draft:
         step = attempt.step

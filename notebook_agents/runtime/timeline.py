@@ -14,7 +14,7 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from notebook_agents.model import Outcome, RunStatus
+from notebook_agents.model import Outcome, RunStatus, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +53,7 @@ _COLORS = {"good": "green", "bad": "bold red", "doubt": "yellow", "live": "cyan"
 _STATE_CELLS = 12
 _RIGHT_CELLS = 10 + 12
 _MARK_CELLS = 2 + 12
+_TOKEN_CELLS = 12
 
 _OUTCOMES: Mapping[Outcome, _Look] = {
     Outcome.RUNNING: _Look(glyph="▸", word="running", tone="live"),
@@ -83,6 +84,7 @@ class _Row:
     look: _Look | None
     name: str
     attempts: str = ""
+    tokens: str = ""
     time: str = ""
     mark: str = ""
     notes: tuple[str, ...] = ()
@@ -111,6 +113,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def money(dollars: float) -> str:
+    """Return US dollars as people say them: "$0.37", "$12.00"; "$0.0042" below a cent."""
+    return f"${dollars:,.2f}" if dollars >= 0.01 or not dollars else f"${dollars:.2g}"
+
+
+def _spent(usage: Usage) -> list[str]:
+    """Return what models took, in tokens and, where it is known, in dollars."""
+    said = [f"{usage.total_tokens:,} tokens"] if usage else []
+    return said if usage.cost is None else [*said, money(usage.cost)]
+
+
 def status_text(status: RunStatus) -> str:
     """Return the status as a glyph and a word, such as "✓ succeeded"."""
     return str(_STATUSES[status])
@@ -128,7 +141,8 @@ def summary(view: RunView) -> str:
     saved = view.replayed
     if saved:
         seconds = sum(step.seconds or 0.0 for step in saved)
-        return f"{_count(len(saved), 'step')} replayed: {duration(seconds)} not spent again"
+        spent = ", ".join([*_spent(view.usage_saved), duration(seconds)])
+        return f"{_count(len(saved), 'step')} replayed: {spent} not spent again"
     returned = sum(step.outcome is Outcome.RETURNED for step in view.steps)
     if returned == len(view.steps):
         return f"{_count(returned, 'step')} returned"
@@ -205,23 +219,26 @@ def to_text(
         console.print(Padding(Text(todo[1]), (0, 0, 0, 2), expand=False))
     if view.steps:
         room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
-        heading = _Row(depth=0, look=None, name="step", attempts="attempts", time="time")
+        heading = _Row(
+            depth=0, look=None, name="step", attempts="attempts", tokens="tokens", time="time"
+        )
         console.print()
-        console.print(_text_line("state", heading, room))
+        console.print(_text_line("state", heading, room, tokens=bool(view.usage)))
     for row in _rows(view):
-        console.print(_text_line(str(row.look or ""), row, room))
+        console.print(_text_line(str(row.look or ""), row, room, tokens=bool(view.usage)))
         for note in row.notes:
             left = _STATE_CELLS + 2 * row.depth + 2
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False))
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 
-def _text_line(state: str, row: _Row, room: int) -> Text:
+def _text_line(state: str, row: _Row, room: int, *, tokens: bool) -> Text:
     """Lay one line out: the name has what the other columns leave of `room`, and is cut to it."""
     from rich.text import Text
 
     name = Text(_indent(row.depth) + row.name)
-    counts = f"{row.attempts:>10}{row.time:>12}" if row.attempts else f"{row.time:>12}"
+    used = f"{row.tokens:>{_TOKEN_CELLS}}" if tokens else ""
+    counts = f"{row.attempts:>10}{used}{row.time:>12}" if row.attempts else f"{used}{row.time:>12}"
     name.truncate(max(room - _STATE_CELLS - len(counts), 8), overflow="ellipsis", pad=True)
     line = Text.assemble(f"{state:<{_STATE_CELLS}}", name, counts, "  ", row.mark, no_wrap=True)
     line.stylize(_COLORS[row.look.tone] if row.look else "dim", 0, len(state) or len(line))
@@ -245,24 +262,28 @@ def to_html(view: RunView) -> str:
     if (todo := advice(view)) is not None:
         what, call = (escape(part) for part in todo)
         head.append(f'<p class="na-next"><strong>Next:</strong> {what}: <code>{call}</code></p>')
-    body = "".join(_html_row(row) for row in _rows(view))
-    table = f"<table>{_HTML_HEAD}<tbody>{body}</tbody></table>" if body else ""
+    tokens = bool(view.usage)
+    body = "".join(_html_row(row, tokens=tokens) for row in _rows(view))
+    names = ("state", "step", "attempts", *(("tokens",) if tokens else ()), "time", "")
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if body else ""
     return f'<div class="na-timeline"><style>{_STYLE}</style>{"".join(head)}{table}</div>'
 
 
-def _html_row(row: _Row) -> str:
+def _html_row(row: _Row, *, tokens: bool) -> str:
+    used = f'<td class="na-number">{escape(row.tokens)}</td>' if tokens else ""
     notes = "".join(f'<div class="na-note">{escape(note)}</div>' for note in row.notes)
     indent, time = (text.replace(" ", "&nbsp;") for text in (_indent(row.depth), escape(row.time)))
     if row.look is None:
         return (
             f'<tr class="na-more"><td></td><td>{indent}{escape(row.name)}</td>'
-            f'<td></td><td class="na-number">{time}</td>'
+            f'<td></td>{used}<td class="na-number">{time}</td>'
             f'<td class="na-mark">{escape(row.mark)}</td></tr>'
         )
     return (
         f"<tr><td>{_badge(row.look)}</td>"
         f"<td>{indent}<code>{escape(row.name)}</code>{notes}</td>"
-        f'<td class="na-number">{escape(row.attempts)}</td>'
+        f'<td class="na-number">{escape(row.attempts)}</td>{used}'
         f'<td class="na-number">{time}</td>'
         f'<td class="na-mark">{escape(row.mark)}</td></tr>'
     )
@@ -364,6 +385,7 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
         look=_OUTCOMES[_outcome(step, view)],
         name=clean(step.name),
         attempts=str(len(step.attempts)),
+        tokens=_tokens(step.usage),
         time="" if seconds is None else duration(seconds),
         mark="replayed" if step.replayed else "",
         notes=notes,
@@ -387,9 +409,14 @@ def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
         depth=depth,
         look=None,
         name=f"… {len(steps)} more: {said} ({shown})",
+        tokens=_tokens(Usage.total(step.usage for step in steps)),
         time=duration(sum(step.seconds or 0.0 for step in steps)),
         mark=mark,
     )
+
+
+def _tokens(usage: Usage) -> str:
+    return f"{usage.total_tokens:,}" if usage else ""
 
 
 def _notes(step: Step, view: RunView) -> tuple[str, ...]:
@@ -449,6 +476,7 @@ def _facts(view: RunView) -> str:
     last = _last_known(view)
     total = duration((last - view.started).total_seconds())
     facts.append(f"{total} so far" if view.status is RunStatus.RUNNING else total)
+    facts += _spent(view.usage)
     facts.append(f"started {view.started.astimezone():%Y-%m-%d %H:%M:%S %Z}")
     return " · ".join(facts)
 
@@ -505,10 +533,6 @@ def clean(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in plain).split())
 
 
-_HTML_HEAD = (
-    "<thead><tr><th>state</th><th>step</th><th>attempts</th><th>time</th><th></th></tr></thead>"
-)
-
 # The ground and the ink come from the same source, JupyterLab's theme or our fall-backs, so that
 # neither is ever read against the other's; the class is doubled to outweigh JupyterLab's tables.
 _STYLE = """
@@ -537,7 +561,7 @@ padding:3px 14px 3px 0;border:0;max-width:none;white-space:normal}
 .na-timeline.na-timeline th{font-weight:600;color:var(--na-soft);
 border-bottom:1px solid var(--na-line)}
 .na-timeline.na-timeline th:nth-child(2){width:100%}
-.na-timeline.na-timeline th:nth-child(3),.na-timeline.na-timeline th:nth-child(4),
+.na-timeline.na-timeline th:nth-child(n+3),
 .na-timeline.na-timeline .na-number{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 .na-timeline.na-timeline .na-state{white-space:nowrap;font-weight:600}

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, ids
 from notebook_agents.errors import UnknownThreadError
 from notebook_agents.journal.values import unpack
-from notebook_agents.model import Attempt, Kind, Outcome, RunStatus, RunView, Step
+from notebook_agents.model import (
+    Attempt,
+    Kind,
+    ModelUsage,
+    Outcome,
+    RunStatus,
+    RunView,
+    Step,
+    Usage,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from notebook_agents.journal import Journal, Record
 
 _ENDS = {
@@ -18,7 +30,7 @@ _ENDS = {
     Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
     Kind.STEP_LATE: Outcome.LATE,
 }
-_KINDS = (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.STEP_INTENDED, *_ENDS)
+_KINDS = (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.STEP_INTENDED, Kind.USAGE, *_ENDS)
 
 
 def run_view(
@@ -88,10 +100,46 @@ def _steps(
         if record.kind is Kind.STEP_INTENDED and record.step is not None:
             begun.setdefault(record.step, []).append(record)
     resumed_at = starts[-1].seq if len(starts) > 1 else 0
-    return tuple(
+    steps = [
         _step(step, intents, ends, errors, starts, resumed_at=resumed_at, active=active)
         for step, intents in begun.items()
-    )
+    ]
+    used = [record for record in records if record.kind is Kind.USAGE]
+    return tuple(_with_usage(journal, steps, used) if used else steps)
+
+
+def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record]) -> list[Step]:
+    """Return the steps with what models took in them, the calls inside them included."""
+    payloads = journal.payloads([record.seq for record in used])
+    own: dict[tuple[str, int], list[Usage]] = {}
+    for record in used:
+        given, said, total, cost = unpack(payloads[record.seq])
+        spent = ModelUsage(
+            model=record.name or "",
+            input_tokens=given,
+            output_tokens=said,
+            total_tokens=total,
+            cost=cost,
+        )
+        place = (record.step or "", record.attempt or 1)
+        own.setdefault(place, []).append(Usage(models=(spent,)))
+    spent_in: dict[str, list[Usage]] = {}
+    kept_in: dict[str, list[Usage]] = {}
+    told = []
+    for step in reversed(steps):  # what is inside a step began after it
+        spent_here, kept_here = spent_in.get(step.id, []), kept_in.get(step.id, [])
+        for attempt in step.attempts:
+            taken = own.get((step.id, attempt.number), [])
+            spent_here = [*taken, *spent_here]
+            if attempt.outcome is Outcome.RETURNED:
+                kept_here = [*taken, *kept_here]
+        usage, kept = Usage.total(spent_here), Usage.total(kept_here)
+        if step.parent is not None:
+            spent_in.setdefault(step.parent, []).insert(0, usage)
+            if step.outcome is Outcome.RETURNED:
+                kept_in.setdefault(step.parent, []).insert(0, kept)
+        told.append(replace(step, usage=usage, usage_kept=kept))
+    return told[::-1]
 
 
 def _step(
