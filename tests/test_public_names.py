@@ -30,6 +30,7 @@ def test_all_is_pinned():
         "did",
         "did_not",
         "idempotency_key",
+        "resolve",
         "resume",
         "step",
         "unfinished",

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
+from langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME, NULL_TASK_ID, RESUME
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
+from langgraph.types import _interrupt_id as interrupt_id
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
 
-__all__ = ["DEFAULT_ERROR_HANDLER", "execution_info", "schema_types", "superstep"]
+__all__ = [
+    "DEFAULT_ERROR_HANDLER",
+    "NULL_TASK_ID",
+    "RESUME",
+    "execution_info",
+    "interrupt_id",
+    "schema_types",
+    "superstep",
+]
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
