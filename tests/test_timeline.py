@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 
 from notebook_agents.ids import digest_id, idempotency_key
-from notebook_agents.model import Attempt, Outcome, RunStatus, RunView, Step
+from notebook_agents.model import Attempt, Outcome, Proof, RunStatus, RunView, Step
 from notebook_agents.runtime.timeline import (
     advice,
     clean,
@@ -33,12 +33,19 @@ def attempt(
     seconds: float | None = 0.5,
     outcome: Outcome = Outcome.RETURNED,
     error: str | None = None,
+    proof: Proof | None = None,
 ) -> Attempt:
     """Make an attempt that began `at` seconds into the run."""
     started = START + timedelta(seconds=at)
     ended = None if seconds is None else started + timedelta(seconds=seconds)
     return Attempt(
-        number=number, session=session, started=started, ended=ended, outcome=outcome, error=error
+        number=number,
+        session=session,
+        started=started,
+        ended=ended,
+        outcome=outcome,
+        error=error,
+        proof=proof,
     )
 
 
@@ -268,7 +275,7 @@ def test_a_retried_step_says_what_it_failed_with() -> None:
     ("first", "said"),
     [
         (Outcome.SUSPENDED, "waited for a person; run again with the answer"),
-        (Outcome.LATE, "started by process 1, ended after a newer attempt had begun; not used"),
+        (Outcome.LATE, "started by process 1, ended after it had been given up; not used"),
     ],
 )
 def test_other_reasons_for_a_second_attempt_are_told(first: Outcome, said: str) -> None:
@@ -289,7 +296,7 @@ def test_in_a_run_that_nobody_drives_no_step_is_running() -> None:
     ("status", "said"),
     [
         (RunStatus.FAILED, "na.resume('audit-calm-river-3f9a')"),
-        (RunStatus.WAITING, "agent.run(Command(resume=…), thread='audit-calm-river-3f9a')"),
+        (RunStatus.WAITING, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.IN_DOUBT, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.ORPHANED, "na.resume('audit-calm-river-3f9a')"),
     ],
@@ -337,7 +344,7 @@ def test_a_step_in_doubt_that_somebody_must_look_up_has_its_key() -> None:
 
 def test_a_failed_step_in_doubt_has_its_key_too() -> None:
     """An error of an at-most-once step leaves open whether it happened: its key is shown."""
-    call = step("charge", failed("TimeoutError"))
+    call = step("charge", failed("TimeoutError", proof=Proof.NONE))
     assert call.key in to_text(view(call, status=RunStatus.IN_DOUBT))
 
 
