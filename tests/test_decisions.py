@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langgraph.types import RetryPolicy
 from support.checks import State, add, chain, refused, told
-from support.running import Ledger, named, run
+from support.running import named, run
 
 import notebook_agents as na
 from notebook_agents import errors
@@ -291,18 +291,22 @@ def test_nothing_is_in_doubt(home, journal, done):
         na.resolve("t", answer=na.did(), journal=journal)
 
 
-def test_several_steps_in_doubt(home, journal, dies, tmp_path):
+def test_several_steps_in_doubt(home, journal):
     """Nobody guesses which: the message names them."""
 
-    @na.step
-    async def call(n: int) -> int:
-        Ledger(tmp_path / "at").note(n)
+    @na.step(key=lambda n, began: str(n))
+    async def call(n: int, began: asyncio.Event) -> None:
+        began.set()
         await asyncio.Event().wait()
-        return n
 
     async def node(state: State) -> State:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(call(1), call(2)), 0.05)
+        for n in (1, 2):
+            began = asyncio.Event()
+            task = asyncio.ensure_future(call(n, began))
+            await began.wait()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         raise RuntimeError("out of order")
 
     with pytest.raises(RuntimeError):

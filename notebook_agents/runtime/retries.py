@@ -75,16 +75,15 @@ class Retries:
         return await AsyncRetrying(sleep=_nap_async, **self._policy(also))(attempt)
 
     def _policy(self, also: Callable[[Exception], bool]) -> dict[str, Any]:
-        from tenacity import retry_if_exception, stop_after_attempt, wait_exponential_jitter
+        from tenacity import retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
         return {
             "retry": retry_if_exception(
                 lambda error: self.matches(error) and also(error)  # type: ignore[arg-type]  # `matches` lets only an Exception pass
             ),
             "stop": stop_after_attempt(self._tries),
-            "wait": wait_exponential_jitter(
-                initial=self._wait, max=_LONGEST_WAIT, jitter=self._wait / 4
-            ),
+            "wait": wait_exponential(multiplier=self._wait, max=_LONGEST_WAIT)
+            + wait_random(0, self._wait / 4),
             "reraise": True,
         }
 
