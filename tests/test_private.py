@@ -7,11 +7,15 @@ from typing import Any, TypedDict
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - read at run time
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from pydantic import BaseModel
 
 from notebook_agents.graph.private import (
     DEFAULT_ERROR_HANDLER,
+    NULL_TASK_ID,
+    RESUME,
     execution_info,
+    interrupt_id,
     schema_types,
     superstep,
 )
@@ -62,3 +66,23 @@ def test_a_default_error_handler_is_added_under_the_known_name() -> None:
     builder.set_node_defaults(error_handler=lambda state: state)
     builder.compile()
     assert DEFAULT_ERROR_HANDLER in builder.nodes
+
+
+def test_a_task_finds_its_answers_in_its_stored_writes() -> None:
+    """Answers that are stored for a task, or for whichever asks, are taken without being asked."""
+
+    def node(state: State) -> dict[str, Any]:
+        return {"seen": [interrupt("one?"), interrupt("two?"), interrupt("three?")]}
+
+    saver = InMemorySaver()
+    graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile(saver)
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"seen": 0}, config)
+    for answered, stored in enumerate([["a"], ["a", "b"]]):
+        state = graph.get_state(config)
+        (task,) = state.tasks
+        assert task.interrupts[0].id == interrupt_id(f"node:{task.id}", answered)
+        saver.put_writes(state.config, [(RESUME, stored)], task.id)
+        graph.invoke(None, config)
+    saver.put_writes(state.config, [(RESUME, "c")], NULL_TASK_ID)
+    assert graph.invoke(None, config)["seen"] == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import escape
 from html.parser import HTMLParser
@@ -10,7 +11,17 @@ import pytest
 from rich.cells import cell_len
 
 from notebook_agents.ids import digest_id, idempotency_key
-from notebook_agents.model import Attempt, Outcome, Proof, RunStatus, RunView, Step
+from notebook_agents.model import (
+    Attempt,
+    Decision,
+    Interrupt,
+    Outcome,
+    Proof,
+    RunStatus,
+    RunView,
+    Said,
+    Step,
+)
 from notebook_agents.runtime.timeline import (
     advice,
     clean,
@@ -308,6 +319,41 @@ def test_an_unfinished_run_says_what_to_do(status: RunStatus, said: str) -> None
     assert told[1] == said
     assert "next: " in to_text(view(status=status))
     assert f"<code>{escape(said)}</code>" in to_html(view(status=status))
+
+
+def test_questions_are_shown_with_how_to_answer_them() -> None:
+    """What is asked stands at its step; one answer needs no id, several do."""
+    asking = step("ask", attempt(outcome=Outcome.SUSPENDED))
+    asked = [
+        Interrupt(id=f"{n}f", value={"n": n}, step=asking.id, node="ask", namespace="")
+        for n in (1, 2)
+    ]
+    one = view(asking, status=RunStatus.WAITING, interrupts=(asked[0],))
+    both = view(asking, status=RunStatus.WAITING, interrupts=tuple(asked))
+    thread = "audit-calm-river-3f9a"
+    assert "asks {'n': 1} (1f)" in to_text(one, width=120)
+    assert advice(one) == ("answer what it asks", f"na.resume('{thread}', answer=…)")
+    assert (advice(both) or ("", ""))[1] == f"na.resume('{thread}', answers={{'1f': …, '2f': …}})"
+    assert (advice(one, resume="resume x") or ("", ""))[1] == "resume x --answer JSON"
+    assert (advice(both, resume="x") or ("", ""))[1] == "x --answer 1f=JSON --answer 2f=JSON"
+
+
+def test_doubt_says_how_it_is_decided_and_who_did() -> None:
+    """An undecided step has the call to copy; once it is decided, only a resume is left."""
+    call = step("pay", uncertain())
+    told = advice(view(call, status=RunStatus.IN_DOUBT))
+    assert told is not None
+    assert f"na.resolve('audit-calm-river-3f9a', '{call.id}', na.did(result))" in told[1]
+    told = advice(view(call, status=RunStatus.IN_DOUBT), resume="r", resolve="decide t")
+    assert told is not None
+    assert told[1].startswith(f"decide t {call.id} --did --result JSON")
+    decision = Decision(said=Said.DID_NOT, attempt=1, user="\x1b[1mada", host="here", at=START)
+    decided = view(replace(call, decisions=(decision,)), status=RunStatus.IN_DOUBT)
+    assert advice(decided) == (
+        "what happened has been said; resume it",
+        "na.resume('audit-calm-river-3f9a')",
+    )
+    assert "attempt 1 did not happen, said ada on here at 2026-11-20" in to_text(decided, width=120)
 
 
 def test_advice_names_what_resumes_where_it_is_read() -> None:
