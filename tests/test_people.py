@@ -10,8 +10,9 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel, ValidationError
 from support.checks import State, add, ask, chain, refused, says, told
 from support.running import named
@@ -429,3 +430,48 @@ def test_two_answers_of_which_one_was_taken_in(home, dies, trips, journal):
 
     dies(answer)
     assert agent(journal).resume("t").value["items"] == [["left", "left?"], "slow?"]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_questions_of_tasks(journal, is_async):
+    """An @entrypoint's tasks ask one after the other; each gets its own answer."""
+
+    @task
+    def one(what: str) -> str:
+        return interrupt(what)
+
+    @entrypoint()
+    def flow(given: Any) -> Any:
+        return [one("name?").result(), one("age?").result()]
+
+    @entrypoint()
+    async def flow_async(given: Any) -> Any:
+        return [await one("name?"), await one("age?")]
+
+    agent = na.Agent(flow_async if is_async else flow, "flow", journal)
+    (first,) = agent.run({"n": 0}, thread="t").interrupts
+    (second,) = agent.resume("t", answer="ada").interrupts
+    assert (first.value, second.value) == ("name?", "age?")
+    assert agent.resume("t").interrupts == (second,)
+    assert agent.resume("t", answers={second.id: 36}).value == ["ada", 36]
+
+
+def test_questions_of_a_fan_out(journal):
+    """Each execution of one node asks for itself."""
+
+    def split(state: State) -> list[Send]:
+        return [Send("one", {"n": n}) for n in range(3)]
+
+    def one(state: State) -> State:
+        return {"items": [[state["n"], interrupt(state["n"])]]}
+
+    graph = StateGraph(State)
+    graph.add_node("one", one)
+    graph.add_conditional_edges(START, split, ["one"])
+    agent = na.Agent(graph, "fan", journal)
+    asked = agent.run({"n": 0}, thread="t").interrupts
+    assert sorted(one.value for one in asked) == [0, 1, 2]
+    run = agent.resume("t", answers={one.id: one.value * 10 for one in asked[1:]})
+    assert run.interrupts == asked[:1]
+    run = agent.resume("t", answer=asked[0].value * 10)
+    assert sorted(run.value["items"]) == [[0, 0], [1, 10], [2, 20]]
