@@ -127,15 +127,14 @@ def step(
         reconcile: Asked about a doubtful call, with its idempotency key: returns `did(result)`,
             `did_not()`, or None if it cannot say. May be a coroutine function for an async step.
         key: Gets the arguments and returns what stands for them, where they have no stable digest.
-        retry_on: Errors for which the call is made again in place, each time as an attempt of its
-            own under the same idempotency key: their types, or a function that gets the error. With
-            `at_most_once` it has to name types, and says by them that nothing had happened.
+        retry_on: Errors (types, or a function that judges one) for which the call is made again in
+            place, each time as an attempt of its own under the same idempotency key. With
+            `at_most_once` it names types, and says by them that nothing had happened.
         tries: How often it is made in all before the last error goes to the caller.
         wait: Seconds before the second try; doubled for each further one, with jitter, up to 128.
-        timeout: Seconds that one try of an async call may take. It is then cancelled, and has
-            happened or not: the caller gets a `StepTimeoutError`, an at-most-once call is in doubt.
-            A call that goes on in spite of being cancelled is waited for; its result is recorded
-            as late and not used.
+        timeout: Seconds for one try of an async call. It is then cancelled and waited for: the
+            caller gets a `StepTimeoutError`, an at-most-once call is in doubt; what it returns in
+            spite of that is recorded as late and not used.
 
     Returns:
         The decorated function. Calling it raises `NotDurableError` outside a run, `StepInDoubt`
@@ -146,6 +145,20 @@ def step(
         ValueError: `at_most_once` with a `retry_on` that names no errors, a `timeout` for a
             function that is not async, or a number that means nothing.
     """
+    decorate = _decorator(at_most_once, reconcile, key, retry_on, tries, wait, timeout)
+    return decorate if function is None else decorate(function)
+
+
+def _decorator(
+    at_most_once: bool,  # noqa: FBT001 - by position from `step` alone
+    reconcile: Callable[[str], Answer | None] | None,
+    key: Callable[..., str] | None,
+    retry_on: Errors | Callable[[Exception], bool] | None,
+    tries: int,
+    wait: float | timedelta,
+    timeout: float | timedelta | None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return what `step` decorates with; what it refuses is said there."""
     if tries < 1 or _seconds(wait) < 0 or (timeout is not None and _seconds(timeout) <= 0):
         raise ValueError("@step: `tries` is at least 1, `wait` not negative, `timeout` positive")
     retries = None if retry_on is None else Retries(retry_on, tries=tries, wait=_seconds(wait))
@@ -180,7 +193,7 @@ def step(
 
         return durable
 
-    return decorate if function is None else decorate(function)
+    return decorate
 
 
 class _Call:
