@@ -14,7 +14,7 @@ from notebook_agents._version import __version__
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
     from notebook_agents.graph.cancel import cancel
-    from notebook_agents.graph.resume import resume, unfinished
+    from notebook_agents.graph.resume import resolve, resume, unfinished
     from notebook_agents.graph.run import Run
     from notebook_agents.graph.saver import JournalSaver
     from notebook_agents.journal.store import Journal
@@ -32,6 +32,7 @@ _HOMES = {
     "did": "notebook_agents.runtime.steps",
     "did_not": "notebook_agents.runtime.steps",
     "idempotency_key": "notebook_agents.runtime.steps",
+    "resolve": "notebook_agents.graph.resume",
     "resume": "notebook_agents.graph.resume",
     "step": "notebook_agents.runtime.steps",
     "unfinished": "notebook_agents.graph.resume",
@@ -49,6 +50,7 @@ __all__ = [
     "did",
     "did_not",
     "idempotency_key",
+    "resolve",
     "resume",
     "step",
     "unfinished",

@@ -10,11 +10,13 @@ NotebookAgentsError
 │   ├── RunUnfinishedError    other input for a thread whose newest run is unfinished, or a
 │   │                         deletion of what that run needs
 │   ├── RunNotFinishedError   a value was asked of a run that has none yet
-│   ├── InputError            the graph cannot take this input
+│   ├── InputError            the graph cannot take this input, or nobody asked for this answer
+│   ├── DecisionError         nothing is in doubt there that a person could decide
 │   ├── DefinitionError       the graph cannot be captured, or not be rebuilt
 │   └── NotDurableError       a durable call outside a run, or a journal used after fork or close
 ├── ValueNotKeptError         a value cannot be kept; the step is failed                exit 1
 ├── StepFailedError           a step's recorded failure, given again on replay          exit 1
+├── StepTimeoutError          a step took longer than its `timeout`; also a TimeoutError exit 1
 ├── ThreadBusyError           another process drives the thread; says which             exit 5
 │   └── FencedError           this process lost the thread to another one
 └── JournalError              the journal cannot be used                                exit 6
@@ -78,7 +80,11 @@ class RunNotFinishedError(UsageError):
 
 
 class InputError(UsageError):
-    """The graph cannot take this input."""
+    """The graph cannot take this input, or nobody asked for this answer."""
+
+
+class DecisionError(UsageError):
+    """There is no such step, or it is not in doubt, so nobody can decide what happened to it."""
 
 
 class DefinitionError(UsageError):
@@ -95,6 +101,10 @@ class ValueNotKeptError(NotebookAgentsError):
 
 class StepFailedError(NotebookAgentsError):
     """A step failed in an earlier attempt with an error that cannot be rebuilt as it was."""
+
+
+class StepTimeoutError(NotebookAgentsError, TimeoutError):
+    """A step took longer than its `timeout`: it was cancelled, and may or may not have happened."""
 
 
 class ThreadBusyError(NotebookAgentsError):
@@ -165,5 +175,6 @@ class StepInDoubt(BaseException):
         return (
             f"step {self.name!r} ({self.step}) of thread {self.thread!r} may or may not have "
             f"happened: it was started with idempotency key {self.key} and never returned; find "
-            "out at the other side, then give the step a `reconcile` function and resume"
+            f'out at the other side, then say it by na.resolve("{self.thread}", "{self.step}", '
+            "na.did(result)) or na.did_not(), or give the step a `reconcile` function, and resume"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +44,31 @@ class Kind(StrEnum):
     """A person said what happened to a step, or what shall happen to a run."""
     USAGE = "usage"
     """What a model's reply took: `name` is the model, the payload its tokens and cost."""
+    """A person said what happened to a step, or answered what it asked; `name` is a `Said`."""
     DELETION = "deletion"
     """The thread's records before this one are gone."""
+
+
+class Said(StrEnum):
+    """What a person said of an attempt: the name of a decision."""
+
+    DID = "did"
+    """It happened, and this is what it returned."""
+    DID_NOT = "did_not"
+    """It did not happen: it runs again under the same idempotency key."""
+    ANSWERED = "answered"
+    """The answer to what it asked (LangGraph's interrupt)."""
+
+
+class Proof(StrEnum):
+    """What an attempt's error says of its effect; a failure without one says nothing."""
+
+    NOTHING_HAPPENED = "nothing_happened"
+    """Of an at-most-once call: an error of which its author says so (`retry_on`)."""
+    NONE = "none"
+    """Of an at-most-once call: it may have happened, so it is in doubt."""
+    ANSWER_REFUSED = "answer_refused"
+    """The answer did not fit what the step asked for: it asks again."""
 
 
 class RunStatus(StrEnum):
@@ -170,6 +193,7 @@ class Attempt:
         ended: When its end was recorded; None if it never was.
         outcome: How it ended.
         error: `Type: message` of what it raised, else None.
+        proof: What that error says of the effect, where it says something.
     """
 
     number: int
@@ -178,11 +202,54 @@ class Attempt:
     ended: datetime | None
     outcome: Outcome
     error: str | None = None
+    proof: Proof | None = None
 
     @property
     def seconds(self) -> float | None:
         """How long it took, or None where its end is not known."""
         return None if self.ended is None else (self.ended - self.started).total_seconds()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What a person said of an attempt.
+
+    Attributes:
+        said: What.
+        attempt: The attempt's number.
+        user: The person's user name.
+        host: The host on which it was said.
+        at: When it was recorded.
+        interrupt: The id of the interrupt that was answered, else None.
+    """
+
+    said: Said
+    attempt: int
+    user: str
+    host: str
+    at: datetime
+    interrupt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interrupt:
+    """What a step asks a person, and nobody has answered yet.
+
+    Attributes:
+        id: LangGraph's id of the interrupt: what an answer is given for.
+        value: What was handed to `interrupt()`; None where it cannot be rebuilt here.
+        step: The asking step's id.
+        node: The asking node's name.
+        namespace: LangGraph's checkpoint namespace ("" outside subgraphs).
+        error: Why the value cannot be rebuilt in this process, else None.
+    """
+
+    id: str
+    value: Any
+    step: str
+    node: str
+    namespace: str
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,6 +266,7 @@ class Step:
         key: The idempotency key of all its attempts.
         usage: What models took in all its attempts, the calls inside it included.
         usage_kept: The part of it that went into results: what a replay does not spend again.
+        decisions: What people said of its attempts, oldest first.
     """
 
     id: str
@@ -210,6 +278,7 @@ class Step:
     key: str
     usage: Usage = _NOTHING
     usage_kept: Usage = _NOTHING
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -223,6 +292,23 @@ class Step:
     def was_in_doubt(self) -> bool:
         """Whether some attempt may or may not have happened."""
         return any(attempt.outcome is Outcome.UNCERTAIN for attempt in self.attempts)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody can tell from the records if the newest attempt happened."""
+        if self.outcome is Outcome.RETURNED:
+            return False
+        newest = self.attempts[-1]
+        return newest.outcome in (Outcome.UNCERTAIN, Outcome.LATE) or newest.proof is Proof.NONE
+
+    @property
+    def decided(self) -> Decision | None:
+        """The newest decision about the newest attempt, if it is in doubt and there is one."""
+        if self.in_doubt:
+            for decision in reversed(self.decisions):
+                if decision.attempt == self.attempts[-1].number:
+                    return decision
+        return None
 
     @property
     def seconds(self) -> float | None:
@@ -303,6 +389,7 @@ class RunView:
         ended: When its newest driver put it down, or None.
         error: `Type: message` of what ended it, else None.
         stored: The value was in the journal already and nothing was run for it.
+        interrupts: What its steps ask people and nobody has answered yet, as they were asked.
     """
 
     thread: str
@@ -315,6 +402,7 @@ class RunView:
     ended: datetime | None
     error: str | None = None
     stored: bool = False
+    interrupts: tuple[Interrupt, ...] = ()
 
     @property
     def replayed(self) -> tuple[Step, ...]:

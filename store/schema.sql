@@ -97,7 +97,8 @@ CREATE OR REPLACE VIEW attempts AS
     SELECT i.thread, i.run, i.step, i.parent, i.name, i.ns AS namespace, i.attempt,
            make_timestamp(i.ts) AS started, make_timestamp(e.ts) AS ended,
            CASE WHEN e.kind IS NULL THEN 'uncertain' ELSE substr(e.kind, 6) END AS outcome,
-           (e.ts - i.ts) / 1e6 AS seconds, e.size AS result_bytes
+           (e.ts - i.ts) / 1e6 AS seconds, e.size AS result_bytes,
+           CASE WHEN e.kind = 'step_failed' THEN e.ref END AS proof
     FROM live i
     LEFT JOIN live e
         ON e.thread = i.thread AND e.step = i.step AND e.attempt = i.attempt
@@ -109,11 +110,18 @@ CREATE OR REPLACE VIEW steps AS
            any_value(namespace) AS namespace, count(*) AS attempts, min(started) AS started,
            CASE WHEN bool_or(outcome = 'returned') THEN 'returned'
                 ELSE arg_max(outcome, attempt) END AS outcome,
-           coalesce(max(seconds) FILTER (outcome = 'returned'), arg_max(seconds, attempt)) AS seconds
+           coalesce(max(seconds) FILTER (outcome = 'returned'), arg_max(seconds, attempt)) AS seconds,
+           arg_max(proof, attempt) AS proof
     FROM attempts GROUP BY thread, run, step;
 
 CREATE OR REPLACE VIEW in_doubt AS
-    SELECT thread, run, step, name, attempts, started FROM steps WHERE outcome = 'uncertain';
+    SELECT thread, run, step, name, attempts, started FROM steps
+    WHERE outcome IN ('uncertain', 'late') OR (outcome = 'failed' AND proof = 'none');
+
+-- What people said; who did is in the sealed payload.
+CREATE OR REPLACE VIEW decisions AS
+    SELECT thread, run, step, name AS said, attempt, ref AS interrupt, make_timestamp(ts) AS at
+    FROM live WHERE kind = 'decision';
 
 CREATE OR REPLACE VIEW runs AS
     SELECT s.thread, s.run, any_value(s.name) AS agent, max(s.attempt) AS sessions,

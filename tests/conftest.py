@@ -156,6 +156,22 @@ def dies(tmp_path: Path) -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture
+def forked(tmp_path: Path) -> Callable[[Callable[[], object]], int]:
+    """Run something in a forked process; give its exit code, or minus the signal that ended it."""
+
+    def run(body: Callable[[], object]) -> int:
+        return fork(body, tmp_path / "forked.log").end()
+
+    return run
+
+
+@pytest.fixture
+def ledger_at(tmp_path: Path) -> Callable[[str], Ledger]:
+    """Give a ledger of that name."""
+    return lambda name: Ledger(tmp_path / name)
+
+
+@pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., Ended]:
     """Run a command of `notebook-agents` in a forked process.
 

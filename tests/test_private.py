@@ -14,7 +14,10 @@ from pydantic import BaseModel
 
 from notebook_agents.graph.private import (
     DEFAULT_ERROR_HANDLER,
+    NULL_TASK_ID,
+    RESUME,
     execution_info,
+    interrupt_id,
     is_tool_node,
     schema_types,
     superstep,
@@ -101,3 +104,23 @@ def test_a_tool_nodes_calls_go_through_us() -> None:
     graph.invoke({"said": [AIMessage("", tool_calls=[call])]}, config)
     assert seen == [("c0", "said")]
     assert used == ["interrupt1"]
+
+
+def test_a_task_finds_its_answers_in_its_stored_writes() -> None:
+    """Answers that are stored for a task, or for whichever asks, are taken without being asked."""
+
+    def node(state: State) -> dict[str, Any]:
+        return {"seen": [interrupt("one?"), interrupt("two?"), interrupt("three?")]}
+
+    saver = InMemorySaver()
+    graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile(saver)
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"seen": 0}, config)
+    for answered, stored in enumerate([["a"], ["a", "b"]]):
+        state = graph.get_state(config)
+        (task,) = state.tasks
+        assert task.interrupts[0].id == interrupt_id(f"node:{task.id}", answered)
+        saver.put_writes(state.config, [(RESUME, stored)], task.id)
+        graph.invoke(None, config)
+    saver.put_writes(state.config, [(RESUME, "c")], NULL_TASK_ID)
+    assert graph.invoke(None, config)["seen"] == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import escape
 from html.parser import HTMLParser
@@ -10,7 +11,17 @@ import pytest
 from rich.cells import cell_len
 
 from notebook_agents.ids import digest_id, idempotency_key
-from notebook_agents.model import Attempt, Outcome, RunStatus, RunView, Step
+from notebook_agents.model import (
+    Attempt,
+    Decision,
+    Interrupt,
+    Outcome,
+    Proof,
+    RunStatus,
+    RunView,
+    Said,
+    Step,
+)
 from notebook_agents.runtime.timeline import (
     advice,
     clean,
@@ -33,12 +44,19 @@ def attempt(
     seconds: float | None = 0.5,
     outcome: Outcome = Outcome.RETURNED,
     error: str | None = None,
+    proof: Proof | None = None,
 ) -> Attempt:
     """Make an attempt that began `at` seconds into the run."""
     started = START + timedelta(seconds=at)
     ended = None if seconds is None else started + timedelta(seconds=seconds)
     return Attempt(
-        number=number, session=session, started=started, ended=ended, outcome=outcome, error=error
+        number=number,
+        session=session,
+        started=started,
+        ended=ended,
+        outcome=outcome,
+        error=error,
+        proof=proof,
     )
 
 
@@ -268,7 +286,7 @@ def test_a_retried_step_says_what_it_failed_with() -> None:
     ("first", "said"),
     [
         (Outcome.SUSPENDED, "waited for a person; run again with the answer"),
-        (Outcome.LATE, "started by process 1, ended after a newer attempt had begun; not used"),
+        (Outcome.LATE, "started by process 1, ended after it had been given up; not used"),
     ],
 )
 def test_other_reasons_for_a_second_attempt_are_told(first: Outcome, said: str) -> None:
@@ -289,7 +307,7 @@ def test_in_a_run_that_nobody_drives_no_step_is_running() -> None:
     ("status", "said"),
     [
         (RunStatus.FAILED, "na.resume('audit-calm-river-3f9a')"),
-        (RunStatus.WAITING, "agent.run(Command(resume=…), thread='audit-calm-river-3f9a')"),
+        (RunStatus.WAITING, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.IN_DOUBT, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.ORPHANED, "na.resume('audit-calm-river-3f9a')"),
     ],
@@ -301,6 +319,41 @@ def test_an_unfinished_run_says_what_to_do(status: RunStatus, said: str) -> None
     assert told[1] == said
     assert "next: " in to_text(view(status=status))
     assert f"<code>{escape(said)}</code>" in to_html(view(status=status))
+
+
+def test_questions_are_shown_with_how_to_answer_them() -> None:
+    """What is asked stands at its step; one answer needs no id, several do."""
+    asking = step("ask", attempt(outcome=Outcome.SUSPENDED))
+    asked = [
+        Interrupt(id=f"{n}f", value={"n": n}, step=asking.id, node="ask", namespace="")
+        for n in (1, 2)
+    ]
+    one = view(asking, status=RunStatus.WAITING, interrupts=(asked[0],))
+    both = view(asking, status=RunStatus.WAITING, interrupts=tuple(asked))
+    thread = "audit-calm-river-3f9a"
+    assert "asks {'n': 1} (1f)" in to_text(one, width=120)
+    assert advice(one) == ("answer what it asks", f"na.resume('{thread}', answer=…)")
+    assert (advice(both) or ("", ""))[1] == f"na.resume('{thread}', answers={{'1f': …, '2f': …}})"
+    assert (advice(one, resume="resume x") or ("", ""))[1] == "resume x --answer JSON"
+    assert (advice(both, resume="x") or ("", ""))[1] == "x --answer 1f=JSON --answer 2f=JSON"
+
+
+def test_doubt_says_how_it_is_decided_and_who_did() -> None:
+    """An undecided step has the call to copy; once it is decided, only a resume is left."""
+    call = step("pay", uncertain())
+    told = advice(view(call, status=RunStatus.IN_DOUBT))
+    assert told is not None
+    assert f"na.resolve('audit-calm-river-3f9a', '{call.id}', na.did(result))" in told[1]
+    told = advice(view(call, status=RunStatus.IN_DOUBT), resume="r", resolve="decide t")
+    assert told is not None
+    assert told[1].startswith(f"decide t {call.id} --did --result JSON")
+    decision = Decision(said=Said.DID_NOT, attempt=1, user="\x1b[1mada", host="here", at=START)
+    decided = view(replace(call, decisions=(decision,)), status=RunStatus.IN_DOUBT)
+    assert advice(decided) == (
+        "what happened has been said; resume it",
+        "na.resume('audit-calm-river-3f9a')",
+    )
+    assert "attempt 1 did not happen, said ada on here at 2026-11-20" in to_text(decided, width=120)
 
 
 def test_advice_names_what_resumes_where_it_is_read() -> None:
@@ -337,7 +390,7 @@ def test_a_step_in_doubt_that_somebody_must_look_up_has_its_key() -> None:
 
 def test_a_failed_step_in_doubt_has_its_key_too() -> None:
     """An error of an at-most-once step leaves open whether it happened: its key is shown."""
-    call = step("charge", failed("TimeoutError"))
+    call = step("charge", failed("TimeoutError", proof=Proof.NONE))
     assert call.key in to_text(view(call, status=RunStatus.IN_DOUBT))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
@@ -216,8 +215,9 @@ def test_a_tool_that_asks_a_person_waits_and_the_other_is_not_made_again(
 
     @tool
     def look() -> str:
-        """Look."""
+        """Look, for longer than it takes to ask."""
         ledger.note("looked")
+        time.sleep(0.1)
         return "seen"
 
     node = ToolNode([look, buy])

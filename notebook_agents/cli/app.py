@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from notebook_agents.cli import data, exits
+from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.options import (
     existing_journal,
     import_from,
@@ -140,15 +141,30 @@ def run(
 
 @app.command()
 @click.argument("thread", required=False)
+@click.option(
+    "--answer",
+    "answered",
+    metavar="[ID=]JSON",
+    multiple=True,
+    help="The answer to what it asks; with ID= (`show` has it), to one of several. Repeatable.",
+)
 @journal_option
 @json_option
 @click.pass_context
-def resume(ctx: click.Context, *, thread: str | None, journal: str | None, as_json: bool) -> None:
+def resume(
+    ctx: click.Context,
+    *,
+    thread: str | None,
+    answered: tuple[str, ...],
+    journal: str | None,
+    as_json: bool,
+) -> None:
     """Go on with a thread's newest run.
 
     Without THREAD it is the newest run of the journal that can be resumed. Neither the notebook nor
     its kernel is needed: the agent is rebuilt from the journal, or imported where it was
-    importable. What returned is not run again.
+    importable. What returned is not run again. What it asks a person is answered by --answer, which
+    is on disk before the run goes on.
 
     \b
     Example:
@@ -158,12 +174,14 @@ def resume(ctx: click.Context, *, thread: str | None, journal: str | None, as_js
     """
     import_from(Path.cwd())
     import notebook_agents as na
+    from notebook_agents.cli.deciding import read_answers
     from notebook_agents.cli.driving import Driving
 
+    replies = read_answers(answered)
     driving = Driving(journal=journal, as_json=as_json, thread=thread)
     with existing_journal(journal) as opened:
         with driving.watched():
-            result = na.resume(thread, journal=opened)
+            result = na.resume(thread, journal=opened, **replies)
         code = driving.finish(result)
     ctx.exit(code)
 
@@ -220,24 +238,28 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
       thread, run, agent, status, stored, sessions, started, ended, error,
       steps_replayed, seconds_saved, usage, usage_saved,
       value (null unless it succeeded), value_error (why it cannot be shown),
+      interrupts: [id, value, value_error, step, node, namespace]: what it asks,
       steps: [id, name, parent, namespace, outcome, replayed, was_in_doubt,
-              seconds, key, usage,
-              attempts: [number, session, started, ended, outcome, error]]
+              in_doubt, seconds, key, usage,
+              attempts: [number, session, started, ended, outcome, error],
+              decisions: [said (did, did_not, answered), attempt, user, host,
+                          at, interrupt]]
       usage: input_tokens, output_tokens, total_tokens, cost (US dollars or
              null), models (the same by model, and replies)
     """
     from notebook_agents.cli import render
-    from notebook_agents.runtime.view import run_view
 
     import_from(Path.cwd())
 
     with existing_journal(journal) as opened:
-        view = run_view(opened, thread, number)
+        view = data.read_view(opened, thread, number)
         value = data.read_value(opened, view)
         if as_json:
             click.echo(data.dumps(data.run_data(view, value)))
         else:
-            click.echo(render.run(view, value, resume=resume_command(thread, journal)))
+            again = resume_command(thread, journal)
+            say = resume_command(thread, journal, command="resolve")
+            click.echo(render.run(view, value, resume=again, resolve=say))
 
 
 @app.command()
@@ -268,6 +290,9 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
 
         render.checks(found)
     ctx.exit(0 if ok else 1)
+
+
+app.add_command(resolve)
 
 
 def _refuse(**options: object) -> None:

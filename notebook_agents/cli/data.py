@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from notebook_agents.cli.doctor import Check
     from notebook_agents.journal import Journal
-    from notebook_agents.model import Attempt, RunView, Step, ThreadInfo, Usage
+    from notebook_agents.model import (
+        Attempt,
+        Decision,
+        Interrupt,
+        RunView,
+        Step,
+        ThreadInfo,
+        Usage,
+    )
     from notebook_agents.notebook.headless import NotebookResult
 
 
@@ -52,6 +60,22 @@ class Value:
     error: str | None = None
 
 
+def read_view(journal: Journal, thread: str, number: int | None) -> RunView:
+    """Return a run as its records tell it, with what it asks people.
+
+    Raises:
+        UnknownThreadError: There is no such thread, or no such run in it.
+    """
+    from notebook_agents.runtime.view import run_view
+
+    view = run_view(journal, thread, number)
+    if view.status.finished:
+        return view
+    from notebook_agents.graph.run import Run
+
+    return Run(journal, thread, view.number).view
+
+
 def read_value(journal: Journal, view: RunView) -> Value:
     """Return the value of a run; it is rebuilt, so its types have to be importable here."""
     if view.status is not RunStatus.SUCCEEDED:
@@ -83,6 +107,7 @@ def run_data(view: RunView, value: Value) -> dict[str, Any]:
         "usage_saved": _usage_data(view.usage_saved),
         "value": plain(value.held),
         "value_error": value.error,
+        "interrupts": [_interrupt_data(interrupt) for interrupt in view.interrupts],
         "steps": [_step_data(step) for step in view.steps],
     }
 
@@ -116,10 +141,34 @@ def _step_data(step: Step) -> dict[str, Any]:
         "outcome": str(step.outcome),
         "replayed": step.replayed,
         "was_in_doubt": step.was_in_doubt,
+        "in_doubt": step.in_doubt,
         "seconds": step.seconds,
         "key": step.key,
         "usage": _usage_data(step.usage),
         "attempts": [_attempt_data(attempt) for attempt in step.attempts],
+        "decisions": [_decision_data(decision) for decision in step.decisions],
+    }
+
+
+def _decision_data(decision: Decision) -> dict[str, Any]:
+    return {
+        "said": str(decision.said),
+        "attempt": decision.attempt,
+        "user": decision.user,
+        "host": decision.host,
+        "at": iso(decision.at),
+        "interrupt": decision.interrupt,
+    }
+
+
+def _interrupt_data(interrupt: Interrupt) -> dict[str, Any]:
+    return {
+        "id": interrupt.id,
+        "value": plain(interrupt.value),
+        "value_error": interrupt.error,
+        "step": interrupt.step,
+        "node": interrupt.node,
+        "namespace": interrupt.namespace,
     }
 
 

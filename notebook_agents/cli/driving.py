@@ -89,7 +89,9 @@ class Driving:
         if self._as_json:
             click.echo(data.dumps(data.run_data(run.view, value)))
         else:
-            click.echo(render.run(run.view, value, resume=self._resume(run.thread)))
+            resolve = resume_command(run.thread, self._journal, command="resolve")
+            resume = self._resume(run.thread)
+            click.echo(render.run(run.view, value, resume=resume, resolve=resolve))
         return STATUS_CODES[run.status]
 
     def _resume(self, thread: str) -> str:

@@ -50,17 +50,20 @@ def existing_journal(path: str | None) -> Journal:
     return Journal.open(path, create=False)
 
 
-def resume_command(thread: str, journal: str | None, *, folder: str | None = None) -> str:
+def resume_command(
+    thread: str, journal: str | None, *, folder: str | None = None, command: str = "resume"
+) -> str:
     """Return the command line that resumes a thread.
 
     Args:
         thread: The thread's name.
         journal: What `--journal` was.
         folder: Where the agent's module lies, if it is not the working folder.
+        command: The command, if it is another one.
     """
-    words = ["notebook-agents", "resume", thread]
-    command = shlex.join(words if journal is None else [*words, "--journal", journal])
-    return command if folder is None else f"PYTHONPATH={shlex.quote(folder)} {command}"
+    words = ["notebook-agents", command, thread]
+    line = shlex.join(words if journal is None else [*words, "--journal", journal])
+    return line if folder is None else f"PYTHONPATH={shlex.quote(folder)} {line}"
 
 
 def import_from(folder: Path) -> None:

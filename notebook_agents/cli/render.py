@@ -29,9 +29,11 @@ def width() -> int:
     return min(shutil.get_terminal_size((80, 24)).columns, _WIDEST) if sys.stdout.isatty() else 80
 
 
-def run(view: RunView, value: Value, *, resume: str) -> str:
+def run(view: RunView, value: Value, *, resume: str, resolve: str) -> str:
     """Return a run's timeline and, if it succeeded, the beginning of its value."""
-    lines = [to_text(view, width=width(), color=sys.stdout.isatty(), resume=resume)]
+    lines = [
+        to_text(view, width=width(), color=sys.stdout.isatty(), resume=resume, resolve=resolve)
+    ]
     if value.error is not None:
         lines += ["", f"value: cannot be shown here: {value.error}"]
     elif view.status is RunStatus.SUCCEEDED:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langgraph.types import Command
@@ -18,7 +18,7 @@ from notebook_agents.errors import (
     RunUnfinishedError,
     WrongAgentError,
 )
-from notebook_agents.graph import definition, inputs
+from notebook_agents.graph import definition, inputs, people
 from notebook_agents.graph.changes import changed, fingerprints
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
@@ -62,6 +62,7 @@ class Plan:
         digest: The input's keyed digest, if this is its start.
         last_superstep: The last superstep that the recursion limit allows, if this is a resume.
         prices: What models cost.
+        replies: The answers that it starts with, if this is a resume.
     """
 
     thread: str
@@ -75,6 +76,7 @@ class Plan:
     digest: bytes | None = None
     last_superstep: int | None = None
     prices: Prices | None = None
+    replies: people.Replies | None = None
 
 
 class Agent:
@@ -177,18 +179,31 @@ class Agent:
             await drive.ainvoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
 
-    def resume(self, thread: str) -> Run:
+    def resume(
+        self,
+        thread: str,
+        *,
+        answer: Any = people.NO_ANSWER,
+        answers: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Go on with a thread's newest run as it was started; `na.resume` finds the agent too.
+
+        Args:
+            thread: The thread's name.
+            answer: The answer to the only interrupt that is open.
+            answers: Answers to some or all open interrupts, by their ids (`run.interrupts`).
 
         Raises:
             UnknownThreadError: There is no such thread.
+            InputError: Nobody asked for this answer, or it is not said to what it is one.
         """
         self.journal.thread(thread)
         head = self.journal.head(thread)
         assert head is not None
         self._check_agent(head)
         with self.journal.reading():
-            plan = self._resumed(head, self.first_record(head))
+            replies = people.replies(self.journal, thread, head.run, answer=answer, answers=answers)
+            plan = self._resumed(head, self.first_record(head), replies=replies)
             drive = self._drive(plan)
         if drive is not None:
             drive.invoke(plan.given, plan.config or {}, plan.context)
@@ -292,8 +307,10 @@ class Agent:
         status = head.info().status
         first = self.first_record(head)
         same = first.digest == self.journal.data_key(head.scope).digest(said.encode())
+        if isinstance(given, Command) and given.resume is not None:
+            return self._answered(head, first, given, config, context)
         if status is RunStatus.WAITING and isinstance(given, Command):
-            return self._resumed(head, first, config, context, answer=given)
+            return self._resumed(head, first, config, context, command=given)
         if status.finished:
             kept = self.read(first, ("key", "cell", "notebook"))
             asked = (kept["key"] is not None and kept["key"] == key) or (
@@ -312,15 +329,39 @@ class Agent:
             f'input: go on with it by na.resume("{head.thread}"), or start another by new=True'
         )
 
+    def _answered(
+        self,
+        head: Head,
+        first: Record,
+        command: Command[Any],
+        config: RunnableConfig | None,
+        context: Any,
+    ) -> Plan:
+        """Return how a run is taken up with the answer in a command."""
+        answer, answers = people.of_command(command)
+        if not people.asking(self.journal, head.thread, head.run):
+            # It waits before or after a node: LangGraph goes on whatever it is told.
+            return self._resumed(head, first, config, context, command=command)
+        replies = people.replies(
+            self.journal, head.thread, head.run, answer=answer, answers=answers
+        )
+        rest = people.rest_of(command)
+        return self._resumed(head, first, config, context, command=rest, replies=replies)
+
     def _resumed(
         self,
         head: Head,
         first: Record,
         config: RunnableConfig | None = None,
         context: Any = None,
-        answer: Any = None,
+        command: Command[Any] | None = None,
+        replies: people.Replies | None = None,
     ) -> Plan:
         """Return how a run is taken up again: with what it was given, unless it is given anew."""
+        if replies is None:
+            replies = people.replies(self.journal, head.thread, head.run)
+        if replies.mapped:
+            command = replace(command or Command(), resume=replies.mapped)
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
         self._check_nodes(head)
@@ -343,12 +384,13 @@ class Agent:
             scope=head.scope,
             number=head.run,
             session=head.session + 1,
-            given=answer if answer is not None else None if begun else kept["input"],
+            given=command if command is not None else None if begun else kept["input"],
             config=_run_config(both, head.thread),
             context=context if context is not None else kept["context"],
             prices=self.prices if self.prices is not None else kept["prices"],
             # LangGraph would give a looping agent its limit anew at every resume.
             last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
+            replies=replies,
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
@@ -382,7 +424,15 @@ class Agent:
             )
 
     def _check_waits(self, head: Head | None, thread: str) -> None:
-        if head is None or head.info().status is not RunStatus.WAITING:
+        waits = (
+            head is not None
+            and head.run
+            and (
+                head.info().status is RunStatus.WAITING
+                or people.asking(self.journal, thread, head.run)
+            )
+        )
+        if not waits:
             status = "is not there" if head is None else f"is {head.info().status}"
             raise InputError(
                 f"nothing waits for this answer: thread {thread!r} {status}; give agent "
@@ -435,6 +485,7 @@ class Agent:
             allow=self.allow,
             last_superstep=plan.last_superstep,
             prices=plan.prices,
+            replies=plan.replies,
         )
 
     def _run(self, plan: Plan) -> Run:

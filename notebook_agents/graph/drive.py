@@ -14,7 +14,13 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from langgraph.errors import EmptyInputError, GraphInterrupt, InvalidUpdateError
+from langgraph.errors import (
+    EmptyInputError,
+    GraphBubbleUp,
+    GraphInterrupt,
+    InvalidUpdateError,
+    is_invalid_resume,
+)
 from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
@@ -41,9 +47,10 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
+    from notebook_agents.graph.people import Replies
     from notebook_agents.graph.usage import Prices
     from notebook_agents.graph.wrap import Graph
-    from notebook_agents.journal import Claim, Journal
+    from notebook_agents.journal import Claim, Draft, Journal
 
 _logger = logging.getLogger("notebook_agents.graph")
 _LOOK_AGAIN_SECONDS = 0.2
@@ -70,6 +77,7 @@ class Drive:
         last_superstep: The number of the last superstep that the run's recursion limit allows,
             where the run was begun by another process; None leaves it to LangGraph.
         prices: What models cost; see `Agent`.
+        replies: The answers that it starts with, if it was begun before.
     """
 
     def __init__(
@@ -84,6 +92,7 @@ class Drive:
         digest: bytes | None,
         allow: tuple[Any, ...],
         last_superstep: int | None,
+        replies: Replies | None,
         prices: Prices | None = None,
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
@@ -99,10 +108,12 @@ class Drive:
             number=claim.run,
             claim=claim,
             codec=ResultCodec(serializer),
-            suspends=(GraphInterrupt,),
+            suspension=(GraphInterrupt,),
+            signal=(GraphBubbleUp,),
             prices=prices,
         )
-        self._start(claim, started, digest)
+        answers = [] if replies is None else replies.drafts(self.driver, serializer)
+        self._start(claim, started, digest, answers)
         try:
             self.driver.load()
             self._saver = DriverSaver(
@@ -115,8 +126,14 @@ class Drive:
             journal.release(thread, claim.token)
             raise
 
-    def _start(self, claim: Claim, started: dict[str, Any] | None, digest: bytes | None) -> None:
-        """Claim the thread with the run's start, or with its being taken up."""
+    def _start(
+        self,
+        claim: Claim,
+        started: dict[str, Any] | None,
+        digest: bytes | None,
+        answers: list[Draft],
+    ) -> None:
+        """Claim the thread with the run's start, or with its being taken up and given answers."""
         encoder = self.driver.encoder()
         session = {
             "pid": os.getpid(),
@@ -134,7 +151,7 @@ class Drive:
         draft.plain, draft.refs, draft.size = pack(trees), encoder.refs, encoder.size
         for chunk in encoder.new:
             chunk.token = None  # the claim's own token is given at the commit
-        self.journal.append([*encoder.new, draft], durable=False)
+        self.journal.append([*encoder.new, draft, *answers], durable=bool(answers))
 
     # -- running --------------------------------------------------------------------------------
 
@@ -222,6 +239,12 @@ class Drive:
             self.driver.finish(RunStatus.FAILED, error=describe(wrong))
             raise wrong from error
         self.driver.finish(RunStatus.FAILED, error=describe(error))
+        if is_invalid_resume(error):
+            error.add_note(
+                f"Run {self.driver.number} of thread {self.thread!r} asks again: answer it by "
+                f'na.resume("{self.thread}", answer=...).'
+            )
+            raise error
         error.add_note(
             f"Run {self.driver.number} of thread {self.thread!r} failed here; what returned before "
             f'is kept. Mend it and run the same again, or call na.resume("{self.thread}").'

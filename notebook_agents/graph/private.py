@@ -17,6 +17,8 @@ from langgraph._internal._constants import (
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
     ERROR,
+    NULL_TASK_ID,
+    RESUME,
     RETURN,
     TASKS,
 )
@@ -25,6 +27,7 @@ from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.runtime import ExecutionInfo
+from langgraph.types import _interrupt_id as interrupt_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,8 +41,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_ERROR_HANDLER",
     "ERROR",
+    "NULL_TASK_ID",
+    "RESUME",
     "RETURN",
     "execution_info",
+    "interrupt_id",
     "is_tool_node",
     "path_of",
     "replace_call",

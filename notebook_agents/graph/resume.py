@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import DefinitionError, UnknownThreadError, ValueNotKeptError
+from notebook_agents.errors import (
+    DecisionError,
+    DefinitionError,
+    UnknownThreadError,
+    ValueNotKeptError,
+)
 from notebook_agents.graph import definition
 from notebook_agents.graph.agent import Agent, default_journal, live_agent, read_parts
+from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.graph.people import NO_ANSWER
+from notebook_agents.graph.run import Run
 from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime.decisions import decide
 from notebook_agents.runtime.origin import here
+from notebook_agents.runtime.steps import Answer
 
 if TYPE_CHECKING:
-    from notebook_agents.graph.run import Run
+    from collections.abc import Mapping
+
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
@@ -31,7 +42,13 @@ def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:
     return [info for info in journal.threads() if info.agent and info.status in _RESUMABLE]
 
 
-def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
+def resume(
+    thread: str | None = None,
+    *,
+    answer: Any = NO_ANSWER,
+    answers: Mapping[str, Any] | None = None,
+    journal: Journal | None = None,
+) -> Run:
     """Go on with a run, also in an empty process: its graph is rebuilt from the journal.
 
     Steps that returned are not run again. An agent of the same name that this process has is used
@@ -40,6 +57,8 @@ def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
     Args:
         thread: Whose newest run. None: this notebook's newest run that can be resumed, or, where
             no notebook is known, the newest of all.
+        answer: The answer to the only interrupt that is open. It is on disk before the run goes on.
+        answers: Answers to some or all open interrupts, by their ids (`run.interrupts`).
         journal: Which; None for the journal of this folder.
 
     Returns:
@@ -49,6 +68,7 @@ def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
         NoJournalError: There is no journal here.
         UnknownThreadError: There is no such thread, or nothing to resume.
         DefinitionError: The graph cannot be rebuilt here; the message says what is missing.
+        InputError: Nobody asked for this answer, or it is not said to what it is one.
         ThreadBusyError: Another process drives the thread.
         Exception: What a node raised.
     """
@@ -60,7 +80,7 @@ def resume(thread: str | None = None, *, journal: Journal | None = None) -> Run:
             f"thread {name!r} was written by a plain LangGraph graph and no agent: run that graph "
             "with a JournalSaver to go on"
         )
-    return agent_of(journal, info).resume(name)
+    return agent_of(journal, info).resume(name, answer=answer, answers=answers)
 
 
 def agent_of(journal: Journal, info: ThreadInfo) -> Agent:
@@ -71,6 +91,45 @@ def agent_of(journal: Journal, info: ThreadInfo) -> Agent:
     """
     live = live_agent(info.agent or "")
     return live.on(journal) if live is not None else _rebuilt(journal, info)
+
+
+def resolve(
+    thread: str,
+    step: str | None = None,
+    answer: Answer | None = None,
+    *,
+    journal: Journal | None = None,
+) -> Run:
+    """Say what happened to a step that is in doubt, so that its run can go on.
+
+    It is recorded with the name of this user and host. The next resume acts on it: what happened is
+    not run again, what did not runs again under the same idempotency key. Said twice of an attempt,
+    the newest counts; a result that was recorded stands.
+
+    Args:
+        thread: Whose newest run.
+        step: The step's id, or the beginning of it. None: the only step that is in doubt.
+        answer: `did(result)` with what it returned (for a node: what the node would have returned),
+            or `did_not()`.
+        journal: Which; None for the journal of this folder.
+
+    Returns:
+        The run; it shows what to do next: resume it.
+
+    Raises:
+        NoJournalError: There is no journal here.
+        UnknownThreadError: There is no such thread.
+        ThreadBusyError: A living process drives it.
+        DecisionError: There is no such step, it is not in doubt, or no answer was given.
+        ValueNotKeptError: The result cannot be kept.
+    """
+    if not isinstance(answer, Answer):
+        raise DecisionError(
+            f"nothing was said of thread {thread!r}: give answer=na.did(result) or na.did_not()"
+        )
+    journal = journal or default_journal(create=False)
+    codec = ResultCodec(strict_serializer())
+    return Run(journal, thread, decide(journal, thread, step, answer, codec=codec))
 
 
 def _newest(journal: Journal) -> str:

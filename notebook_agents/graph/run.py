@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import RunNotFinishedError
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.graph.people import interrupts
 from notebook_agents.journal.values import Decoder, unpack
-from notebook_agents.model import Kind, RunStatus, RunView, Step
+from notebook_agents.model import Interrupt, Kind, RunStatus, RunView, Step
 from notebook_agents.runtime.timeline import to_html, to_text
 from notebook_agents.runtime.view import run_view
 
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
 _WHAT_TO_DO = {
     RunStatus.FAILED: 'mend what failed and run it again, or call na.resume("{thread}")',
-    RunStatus.WAITING: "answer it with agent.run(Command(resume=...), thread={thread!r})",
-    RunStatus.IN_DOUBT: "find out whether the doubtful step happened, then resume",
+    RunStatus.WAITING: "answer it by na.resume({thread!r}, answer=...), or by "
+    "agent.run(Command(resume=...), thread={thread!r})",
+    RunStatus.IN_DOUBT: "find out whether the doubtful step happened, say it by "
+    "na.resolve({thread!r}, answer=na.did(result)) or na.did_not(), then resume",
     RunStatus.CANCELLED: "start another with new=True",
 }
 
@@ -52,7 +56,17 @@ class Run:
     @cached_property
     def view(self) -> RunView:
         """The run as its records told it when this was first asked for."""
-        return run_view(self._journal, self.thread, self.number, stored=self.stored)
+        view = run_view(self._journal, self.thread, self.number, stored=self.stored)
+        if view.status.finished:
+            return view
+        codec = ResultCodec(strict_serializer(self._allow))
+        asked = interrupts(self._journal, self.thread, self.number, codec=codec)
+        return replace(view, interrupts=asked)
+
+    @property
+    def interrupts(self) -> tuple[Interrupt, ...]:
+        """What its steps ask people and nobody has answered yet; `na.resume` takes the answers."""
+        return self.view.interrupts
 
     @property
     def status(self) -> RunStatus:

@@ -9,6 +9,7 @@ Only a node that is a `ToolNode` is seen; one that a function calls is part of t
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
@@ -72,7 +73,31 @@ class _ToolCalls:
         return value
 
     async def arun(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
-        """Do as `run` without blocking the event loop."""
+        """Do as `run` without blocking the event loop.
+
+        A call that raises or asks ends its `ToolNode`, which would leave its neighbours behind in
+        the middle of what they do: they are let come to their end first.
+        """
+        within = current()
+        if within is None:
+            return await execute([], set())
+        under_way = within[1].under_way
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        under_way.add(ended)
+        try:
+            return await self._arun(call, key, execute)
+        except Exception:
+            under_way.discard(ended)
+            ended.set_result(None)  # another that raises waits for this one
+            if under_way:
+                await asyncio.wait(set(under_way))
+            raise
+        finally:
+            under_way.discard(ended)
+            if not ended.done():
+                ended.set_result(None)
+
+    async def _arun(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
         used: list[str] = []
         if (place := _place(call)) is None:
             return await execute(used, set())

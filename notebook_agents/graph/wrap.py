@@ -13,19 +13,26 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
-from langgraph.errors import GraphRecursionError, ParentCommand
+from langgraph.errors import (
+    GraphInterrupt,
+    GraphRecursionError,
+    ParentCommand,
+    is_invalid_resume,
+)
 from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from notebook_agents import ids
-from notebook_agents.errors import NotDurableError
+from notebook_agents.errors import InputError, NotDurableError, ValueNotKeptError
+from notebook_agents.graph import people
 from notebook_agents.graph.edges import durable_writers
 from notebook_agents.graph.models import journal_model_calls
 from notebook_agents.graph.private import execution_info, replace_call, superstep
 from notebook_agents.graph.tasks import DurableCall
 from notebook_agents.graph.usage import with_usage
-from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
+from notebook_agents.model import Proof
+from notebook_agents.runtime.steps import current, decided, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -66,6 +73,7 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
     from notebook_agents.graph.tools import durable_tools  # it needs this module
 
     messages = message_channels(graph)
+    keys = _state_keys(graph)
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
         bound = node.bound
@@ -80,7 +88,9 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
             nodes[name] = node.copy({"bound": inner, "subgraphs": [inner], "writers": writers})
         else:
             bound = durable_tools(bound, messages)
-            wrapped = DurableNode(bound, name=name, driver=driver, saver=saver, messages=messages)
+            wrapped = DurableNode(
+                bound, name=name, driver=driver, saver=saver, messages=messages, keys=keys
+            )
             nodes[name] = node.copy({"bound": wrapped, "writers": writers})
     return nodes
 
@@ -94,6 +104,7 @@ class DurableNode(Runnable[Any, Any]):
         driver: The run.
         saver: Where the checkpoints arrive that its intents rest on.
         messages: The graph's channels that LangGraph's `add_messages` reduces.
+        keys: What a node may return values for; None where it may return anything.
     """
 
     def __init__(
@@ -104,7 +115,9 @@ class DurableNode(Runnable[Any, Any]):
         driver: RunDriver,
         saver: DriverSaver,
         messages: frozenset[str],
+        keys: frozenset[str] | None = None,
     ) -> None:
+        self._keys = keys
         self.inner = inner
         self.name: str = name
         self.driver = driver
@@ -121,6 +134,7 @@ class DurableNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         """Run the node, or give its recorded result."""
         step, checkpoint = self._place(config)
+        self._heed(step)
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
@@ -135,7 +149,7 @@ class DurableNode(Runnable[Any, Any]):
                 value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
             drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
         except Exception as error:
-            self.driver.journal.append(self._ended(attempt, error), durable=False)
+            self.driver.journal.append(self._ended(attempt, error, config), durable=False)
             raise
         self._record(attempt, drafts)
         return value
@@ -143,6 +157,7 @@ class DurableNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         """Run the node without blocking the event loop, or give its recorded result."""
         step, checkpoint = self._place(config)
+        self._heed(step)
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
@@ -159,7 +174,9 @@ class DurableNode(Runnable[Any, Any]):
                 )
             drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
         except Exception as error:
-            await self.driver.journal.append_async(self._ended(attempt, error), durable=False)
+            await self.driver.journal.append_async(
+                self._ended(attempt, error, config), durable=False
+            )
             raise
         # Not awaited: it costs no fsync, and a cancellation here would lose a result that exists.
         self._record(attempt, drafts)
@@ -192,11 +209,59 @@ class DurableNode(Runnable[Any, Any]):
         self.driver.recorded(attempt)
         warn_of_other_calls(self.driver, attempt)
 
-    def _ended(self, attempt: Attempt, error: Exception) -> list[Draft]:
+    def _heed(self, step: StepState) -> None:
+        """Record what a person said that this step returned, if it is in doubt and one did.
+
+        Raises:
+            InputError: The graph could not take it from this node.
+        """
+        answer = None if step.returned is not None else decided(self.driver, step)
+        if answer is None or not answer.happened:
+            return
+        if not _is_update(answer.result, self._keys):
+            raise InputError(
+                f"what was said to be the result of node {self.name!r} ({step.id}) of thread "
+                f"{self.driver.thread!r} is no update of its state: resolve it again with a dict "
+                f"that has some of {', '.join(sorted(map(repr, self._keys or ())))}"
+            )
+        value = with_message_ids(answer.result, self._messages)
+        drafts = self.driver.reconciled(step, value, codec=self.saver.result_codec)
+        self.driver.journal.append(drafts, durable=True)
+
+    def _ended(
+        self, attempt: Attempt, error: Exception, config: RunnableConfig | None
+    ) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
+        if isinstance(error, GraphInterrupt):
+            info = execution_info(config)
+            assert info is not None
+            asked = people.asked(error, info, attempt.step.answers)
+            try:
+                return self.driver.suspended(attempt, asked)
+            except ValueNotKeptError:  # the saver has to keep it too, and will say so
+                return self.driver.suspended(attempt)
         if isinstance(error, ParentCommand):  # a result for the graph around this one
             return self.driver.returned(attempt, _ForParent(error.args[0]))
-        return self.driver.failed(attempt, error)
+        refused = is_invalid_resume(error)
+        return self.driver.failed(attempt, error, proof=Proof.ANSWER_REFUSED if refused else None)
+
+
+def _state_keys(graph: Graph) -> frozenset[str] | None:
+    builder = getattr(graph, "builder", None)
+    if builder is None or "__root__" in graph.channels:
+        return None
+    return frozenset(builder.channels) | frozenset(builder.managed)
+
+
+def _is_update(value: object, keys: frozenset[str] | None) -> bool:
+    """Whether a node of a graph with these keys can return `value`."""
+    if keys is None or value is None or isinstance(value, Command):
+        return True
+    if isinstance(value, dict):
+        return keys.issuperset(value)
+    if isinstance(value, list | tuple):
+        return all(_is_update(item, keys) for item in value)
+    return hasattr(type(value), "__annotations__")
 
 
 def with_message_ids(value: Any, channels: frozenset[str]) -> Any:

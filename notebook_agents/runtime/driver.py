@@ -16,7 +16,7 @@ from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
-from notebook_agents.model import Kind, ModelUsage, RunStatus
+from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 
@@ -26,6 +26,7 @@ _STEP_KINDS = (
     Kind.STEP_FAILED,
     Kind.STEP_SUSPENDED,
     Kind.ROUTED,
+    Kind.DECISION,
 )
 _NO_REPLY = "NoReplyError: the step around this call ended without its reply"
 _logger = logging.getLogger("notebook_agents.runtime")
@@ -45,6 +46,9 @@ class StepState:
         failed: The newest record of a failure, if the newest attempt failed.
         suspended: The newest attempt waits for a person.
         went_on: After that failure the enclosing step began another call.
+        proof: What the newest attempt's error says of its effect.
+        decision: What a person said last of the newest attempt, where it is in doubt.
+        answers: How many of its questions people have answered.
     """
 
     id: str
@@ -56,6 +60,9 @@ class StepState:
     failed: Record | None = None
     suspended: bool = False
     went_on: bool = False
+    proof: Proof | None = None
+    decision: Record | None = None
+    answers: int = 0
     value: Any = None
     has_value: bool = False
     used: bool = False
@@ -63,8 +70,9 @@ class StepState:
     @property
     def in_doubt(self) -> bool:
         """Whether its newest attempt may or may not have happened."""
-        ended = self.returned or self.failed or self.suspended
-        return self.attempts > 0 and not ended
+        if not self.attempts or self.returned or self.suspended:
+            return False
+        return self.failed is None or (self.proof is Proof.NONE and not self.went_on)
 
 
 @dataclass(slots=True)
@@ -80,8 +88,28 @@ class Attempt:
     """The ids of the steps inside it that a model call already stands for."""
     unanswered: dict[tuple[str, str], list[Attempt]] = field(default_factory=dict)
     """Model calls inside it that have no reply yet, by name and digest."""
+    under_way: set[Any] = field(default_factory=set)
+    """Futures of the tool calls inside it that run on an event loop now."""
     counted: dict[int, object] = field(default_factory=dict)
     """Replies whose usage is recorded, by identity; held, so that no other object has it."""
+    late: bool = False
+    """It was given up, or a newer attempt began: what it returns is not used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What an attempt asks a person.
+
+    Attributes:
+        checkpoint: The id of the checkpoint that its task belongs to.
+        task: The task's id: what an answer is stored for.
+        interrupts: Of each interrupt its id, whether this very task raised it (not a graph that it
+            called), and what was asked.
+    """
+
+    checkpoint: str
+    task: str
+    interrupts: tuple[tuple[str, bool, Any], ...]
 
 
 class RunDriver:
@@ -94,7 +122,8 @@ class RunDriver:
         number: The run's number.
         claim: What the run's start was granted.
         codec: Serialises results.
-        suspends: The exceptions by which a step says that it waits for a person.
+        suspension: The errors by which a graph says that a step waits for a person.
+        signal: The errors by which a graph says anything at all: no failure of a step.
         prices: US dollars for a million input and a million output tokens, by model.
     """
 
@@ -107,11 +136,13 @@ class RunDriver:
         number: int,
         claim: Claim,
         codec: Codec,
-        suspends: tuple[type[BaseException], ...] = (),
+        suspension: tuple[type[BaseException], ...] = (),
+        signal: tuple[type[BaseException], ...] = (),
         prices: dict[str, tuple[float, float]] | None = None,
     ) -> None:
+        self._suspension = suspension
+        self._signal = signal
         self.journal = journal
-        self.suspends = suspends
         self.prices = prices or {}
         self.thread = thread
         self.scope = scope
@@ -138,14 +169,21 @@ class RunDriver:
         if record.kind is Kind.STEP_INTENDED:
             step.attempts = max(step.attempts, record.attempt or 1)
             step.failed, step.suspended, step.went_on = None, False, False
+            step.proof = step.decision = None
             for sibling in self._children.get(step.parent, ()):
                 if sibling is not step and sibling.failed is not None:
                     sibling.went_on = True
         elif record.kind in (Kind.STEP_RETURNED, Kind.ROUTED):
             step.returned = step.returned or record
+        elif record.name == Said.ANSWERED and record.kind is Kind.DECISION:
+            step.answers += 1
+        elif record.attempt == step.attempts and record.kind is Kind.DECISION:
+            step.decision = record
         elif record.attempt == step.attempts:
             step.failed = record if record.kind is Kind.STEP_FAILED else None
             step.suspended = record.kind is Kind.STEP_SUSPENDED
+            step.proof = Proof(record.ref) if step.failed and record.ref else None
+            step.answers -= step.proof is Proof.ANSWER_REFUSED
             for call in self._children.get(step.id, ()) if step.failed else ():
                 call.went_on = False  # the step ended with an error: its calls are made again
 
@@ -162,6 +200,11 @@ class RunDriver:
     def known(self, step_id: str) -> StepState | None:
         """Return the state of a step, or None if this run has no such step."""
         return self._steps.get(step_id)
+
+    @property
+    def steps(self) -> list[StepState]:
+        """Every step that is known, in the order in which they first began."""
+        return list(self._steps.values())
 
     @property
     def waiting(self) -> bool:
@@ -201,6 +244,21 @@ class RunDriver:
             f"step {step.name!r} ({step.id}) of thread {self.thread!r} failed with {text}"
         )
 
+    def suspends(self, error: BaseException) -> bool:
+        """Whether an error says that a step waits for a person."""
+        return isinstance(error, self._suspension)
+
+    def is_failure(self, error: BaseException) -> bool:
+        """Whether an error is a step's own, and no word of the graph's."""
+        return not isinstance(error, self._signal)
+
+    def decision(self, record: Record) -> tuple[Said, Any]:
+        """Return what a person said in a decision, and with which value."""
+        _, _, tree = unpack(self.journal.payload(record.seq))
+        decoder = Decoder(self.codec, self.journal.payloads)
+        value = None if tree is None else decoder.decode(tree, record.refs)
+        return Said(record.name or ""), value
+
     def unused(self, parent: str) -> list[str]:
         """Return the names of recorded calls that a step's newest attempt did not make again."""
         return [
@@ -226,6 +284,7 @@ class RunDriver:
             doubtful = step.in_doubt
             step.attempts += 1
             step.failed, step.suspended = None, False
+            step.proof = step.decision = None
             attempt = Attempt(step, step.attempts)
         if doubtful:
             self.tell(step, "in_doubt")
@@ -251,17 +310,22 @@ class RunDriver:
         what = f"the result of step {attempt.step.name!r} of thread {self.thread!r}"
         encoder = self.encoder(codec)
         tree = encoder.placed(encoder.encode(value, what))
-        late = attempt.number != attempt.step.attempts
-        draft = self._draft(Kind.STEP_LATE if late else Kind.STEP_RETURNED, attempt)
+        step = attempt.step
+        draft = self._draft(Kind.STEP_RETURNED, attempt)
         draft.plain, draft.refs, draft.size = pack(tree), encoder.refs, encoder.size
-        if not late:
-            step = attempt.step
-            step.returned, step.value, step.has_value = draft, value, True
+        with self._lock:
+            # An attempt that was cut off can go on nevertheless, beside the next one.
+            if attempt.number != step.attempts or step.returned is not None:
+                attempt.late = True
+            if attempt.late:
+                draft.kind = Kind.STEP_LATE
+            else:
+                step.returned, step.value, step.has_value = draft, value, True
         return [*encoder.new, *self._unanswered(attempt), draft]
 
-    def reconciled(self, step: StepState, value: Any) -> list[Draft]:
+    def reconciled(self, step: StepState, value: Any, *, codec: Codec | None = None) -> list[Draft]:
         """Return the drafts of a result that somebody else knew."""
-        return self.returned(Attempt(step, step.attempts), value)
+        return self.returned(Attempt(step, step.attempts), value, codec=codec)
 
     def choose(self, step: StepState) -> Attempt:
         """Begin a conditional edge's choice. Nothing announces it: it is no step.
@@ -291,26 +355,39 @@ class RunDriver:
     def recorded(self, attempt: Attempt) -> None:
         """Note that the result is in the operating system's hands."""
         faults.hit(Fault.RESULT_AFTER)
-        self.tell(attempt.step, "returned")
+        if not attempt.late:
+            self.tell(attempt.step, "returned")
 
-    def failed(self, attempt: Attempt, error: Exception) -> list[Draft]:
-        """Return the draft of what an attempt that raised came to: a failure, or waiting."""
-        if isinstance(error, self.suspends):
-            return self.suspended(attempt)
+    def failed(
+        self, attempt: Attempt, error: Exception, *, proof: Proof | None = None
+    ) -> list[Draft]:
+        """Return the draft of a failure, and of what it proves."""
         try:
             pickled = self.codec.dumps(error, "the error")
         except Exception:  # noqa: BLE001 - whatever a foreign error's reducer raises
             pickled = None  # its text is kept in any case
         draft = self._draft(Kind.STEP_FAILED, attempt)
-        draft.plain = pack((describe(error), pickled))
+        draft.plain, draft.ref = pack((describe(error), pickled)), proof
+        if attempt.number == attempt.step.attempts:
+            attempt.step.proof = proof
         self.tell(attempt.step, "failed")
         return [*self._unanswered(attempt), draft]
 
-    def suspended(self, attempt: Attempt) -> list[Draft]:
-        """Return the draft of an attempt that waits for a person."""
-        attempt.step.suspended = True
+    def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
+        """Return the drafts of an attempt that waits for a person."""
+        attempt.step.suspended = attempt.number == attempt.step.attempts
+        draft = self._draft(Kind.STEP_SUSPENDED, attempt)
+        encoder = self.encoder()
+        if asked is not None:
+            what = f"what step {attempt.step.name!r} of thread {self.thread!r} asks"
+            rows = [
+                (one, own, encoder.placed(encoder.encode(value, what)))
+                for one, own, value in asked.interrupts
+            ]
+            draft.plain, draft.ref = pack((asked.task, rows)), asked.checkpoint
+            draft.refs, draft.size = encoder.refs, encoder.size
         self.tell(attempt.step, "suspended")
-        return [*self._unanswered(attempt), self._draft(Kind.STEP_SUSPENDED, attempt)]
+        return [*encoder.new, *self._unanswered(attempt), draft]
 
     def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
         """Return the draft of what one reply of a model took."""

@@ -8,6 +8,7 @@ same idempotency key, or not before somebody knows.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -16,14 +17,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from notebook_agents import ids
-from notebook_agents.errors import NotDurableError, StepInDoubt
+from notebook_agents.errors import NotDurableError, StepInDoubt, StepTimeoutError
+from notebook_agents.model import Proof, Said
 from notebook_agents.runtime.digests import digest
+from notebook_agents.runtime.retries import Retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from notebook_agents.journal import Draft
     from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
+    from notebook_agents.runtime.retries import Errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,19 +39,19 @@ _current: ContextVar[tuple[RunDriver, Attempt] | None] = ContextVar("na_attempt"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a `reconcile` function found out; made by `did` and `did_not`."""
+    """What a `reconcile` function or a person found out; made by `did` and `did_not`."""
 
     happened: bool
     result: Any = None
 
 
 def did(result: Any = None) -> Answer:
-    """Say, from a `reconcile` function, that the step happened and what it returned."""
+    """Say, from a `reconcile` function or to `resolve`, that a step happened: what it returned."""
     return Answer(happened=True, result=result)
 
 
 def did_not() -> Answer:
-    """Say, from a `reconcile` function, that the step did not happen: it is run."""
+    """Say, from a `reconcile` function or to `resolve`, that a step did not happen: it is run."""
     return Answer(happened=False)
 
 
@@ -90,6 +95,10 @@ def step(
     at_most_once: bool = False,
     reconcile: Callable[[str], Answer | None] | None = None,
     key: Callable[..., str] | None = None,
+    retry_on: Errors | Callable[[Exception], bool] | None = None,
+    tries: int = 3,
+    wait: float | timedelta = 0.5,
+    timeout: float | timedelta | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
@@ -100,6 +109,10 @@ def step(
     at_most_once: bool = False,
     reconcile: Callable[[str], Answer | None] | None = None,
     key: Callable[..., str] | None = None,
+    retry_on: Errors | Callable[[Exception], bool] | None = None,
+    tries: int = 3,
+    wait: float | timedelta = 0.5,
+    timeout: float | timedelta | None = None,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function, sync or async, a durable call inside a node.
 
@@ -114,15 +127,58 @@ def step(
         reconcile: Asked about a doubtful call, with its idempotency key: returns `did(result)`,
             `did_not()`, or None if it cannot say. May be a coroutine function for an async step.
         key: Gets the arguments and returns what stands for them, where they have no stable digest.
+        retry_on: Errors (types, or a function that judges one) for which the call is made again in
+            place, each time as an attempt of its own under the same idempotency key. With
+            `at_most_once` it names types, and says by them that nothing had happened.
+        tries: How often it is made in all before the last error goes to the caller.
+        wait: Seconds before the second try; doubled for each further one, with jitter, up to 128.
+        timeout: Seconds for one try of an async call. It is then cancelled and waited for: the
+            caller gets a `StepTimeoutError`, an at-most-once call is in doubt; what it returns in
+            spite of that is recorded as late and not used.
 
     Returns:
         The decorated function. Calling it raises `NotDurableError` outside a run, `StepInDoubt`
         where an at-most-once call is doubtful and nobody can say, and `ValueNotKeptError` where
         the result or an argument cannot be kept.
+
+    Raises:
+        ValueError: `at_most_once` with a `retry_on` that names no errors, a `timeout` for a
+            function that is not async, or a number that means nothing.
     """
+    decorate = _decorator(at_most_once, reconcile, key, retry_on, tries, wait, timeout)
+    return decorate if function is None else decorate(function)
+
+
+def _decorator(
+    at_most_once: bool,  # noqa: FBT001 - by position from `step` alone
+    reconcile: Callable[[str], Answer | None] | None,
+    key: Callable[..., str] | None,
+    retry_on: Errors | Callable[[Exception], bool] | None,
+    tries: int,
+    wait: float | timedelta,
+    timeout: float | timedelta | None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return what `step` decorates with; what it refuses is said there."""
+    if tries < 1 or _seconds(wait) < 0 or (timeout is not None and _seconds(timeout) <= 0):
+        raise ValueError("@step: `tries` is at least 1, `wait` not negative, `timeout` positive")
+    retries = None if retry_on is None else Retries(retry_on, tries=tries, wait=_seconds(wait))
+    if at_most_once and retries is not None:
+        _check_names(retries)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        call = _Call(function, at_most_once=at_most_once, reconcile=reconcile, key=key)
+        if timeout is not None and not inspect.iscoroutinefunction(function):
+            raise ValueError(
+                f"@step(timeout=...) cannot stop {function.__qualname__}: a thread cannot be "
+                "stopped from outside; make it async, or give what it calls a timeout of its own"
+            )
+        call = _Call(
+            function,
+            at_most_once=at_most_once,
+            reconcile=reconcile,
+            key=key,
+            retries=retries,
+            timeout=None if timeout is None else _seconds(timeout),
+        )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -137,7 +193,7 @@ def step(
 
         return durable
 
-    return decorate if function is None else decorate(function)
+    return decorate
 
 
 def placed(
@@ -155,7 +211,7 @@ def placed(
         NotDurableError: This code does not run inside a node.
         ValueNotKeptError: An argument has no stable digest.
     """
-    call = _Call(function, at_most_once=False, reconcile=None, key=key)
+    call = _Call(function, at_most_once=False, reconcile=None, key=key, retries=None, timeout=None)
     call.place = call._place(args, kwargs)
     return call
 
@@ -170,7 +226,11 @@ class _Call:
         at_most_once: bool,
         reconcile: Callable[[str], Any] | None,
         key: Callable[..., str] | None,
+        retries: Retries | None,
+        timeout: float | None,
     ) -> None:
+        self.retries = retries
+        self.timeout = timeout
         self.function = function
         self.name = function.__qualname__.rpartition("<locals>.")[2]
         self.at_most_once = at_most_once
@@ -182,11 +242,41 @@ class _Call:
         driver, step = self.place or self._place(args, kwargs)
         if (recorded := self._recorded(driver, step)) is not None:
             return recorded[0]
-        if self._doubtful(step):
+        answer: object = decided(driver, step)
+        if answer is None and self._doubtful(step):
             answer = self.reconcile(ids.idempotency_key(step.id)) if self.reconcile else None
-            if (drafts := self._answered(driver, step, answer)) is not None:
-                driver.journal.append(drafts, durable=True)
-                return driver.result(step)
+        if (drafts := self._answered(driver, step, answer)) is not None:
+            driver.journal.append(drafts, durable=True)
+            return driver.result(step)
+        attempt = functools.partial(self._attempt, driver, step, args, kwargs)
+        if self.retries is None:
+            return attempt()
+        return self.retries.call(attempt, also=driver.is_failure)
+
+    async def run_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        driver, step = self.place or self._place(args, kwargs)
+        if (recorded := self._recorded(driver, step)) is not None:
+            return recorded[0]
+        answer: object = decided(driver, step)
+        if answer is None and self._doubtful(step):
+            answer = self.reconcile(ids.idempotency_key(step.id)) if self.reconcile else None
+            if inspect.isawaitable(answer):
+                answer = await answer
+        if (drafts := self._answered(driver, step, answer)) is not None:
+            await driver.journal.append_async(drafts, durable=True)
+            return driver.result(step)
+        attempt = functools.partial(self._attempt_async, driver, step, args, kwargs)
+        if self.retries is None:
+            return await attempt()
+        return await self.retries.call_async(attempt, also=driver.is_failure)
+
+    def _attempt(
+        self,
+        driver: RunDriver,
+        step: StepState,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         attempt, intent = driver.intend(step)
         driver.journal.append([intent], durable=True)
         driver.intended(attempt)
@@ -195,38 +285,64 @@ class _Call:
                 value = self.function(*args, **kwargs)
             drafts = driver.returned(attempt, value)
         except Exception as error:
-            driver.journal.append(driver.failed(attempt, error), durable=self.at_most_once)
+            driver.journal.append(self._ended(driver, attempt, error), durable=self.at_most_once)
             raise
         driver.journal.append(drafts, durable=self.at_most_once)
         driver.recorded(attempt)
         return value
 
-    async def run_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        driver, step = self.place or self._place(args, kwargs)
-        if (recorded := self._recorded(driver, step)) is not None:
-            return recorded[0]
-        if self._doubtful(step):
-            answer = self.reconcile(ids.idempotency_key(step.id)) if self.reconcile else None
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if (drafts := self._answered(driver, step, answer)) is not None:
-                await driver.journal.append_async(drafts, durable=True)
-                return driver.result(step)
+    async def _attempt_async(
+        self,
+        driver: RunDriver,
+        step: StepState,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         attempt, intent = driver.intend(step)
         await driver.journal.append_async([intent], durable=True)
         driver.intended(attempt)
+        limit = asyncio.timeout(self.timeout)
         try:
             with inside(driver, attempt):
-                value = await self.function(*args, **kwargs)
+                async with limit:
+                    value = await self.function(*args, **kwargs)
+            attempt.late = limit.expired()
             drafts = driver.returned(attempt, value)
         except Exception as error:
+            if limit.expired():  # whatever it raised on being cancelled
+                raise self._timed_out(driver, step) from error
             await driver.journal.append_async(
-                driver.failed(attempt, error), durable=self.at_most_once
+                self._ended(driver, attempt, error), durable=self.at_most_once
             )
             raise
         await driver.journal.append_async(drafts, durable=self.at_most_once)
         driver.recorded(attempt)
+        if limit.expired():
+            raise self._timed_out(driver, step)
         return value
+
+    def _ended(self, driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:
+        """Return the drafts of an attempt that raised."""
+        if driver.suspends(error):
+            return driver.suspended(attempt)
+        if not self.at_most_once:
+            return driver.failed(attempt, error)
+        # An error does not prove that nothing happened: a payment can time out and be made. A
+        # result that cannot be kept even proves that it did.
+        named = self.retries is not None and self.retries.matches(error)
+        return driver.failed(attempt, error, proof=Proof.NOTHING_HAPPENED if named else Proof.NONE)
+
+    def _timed_out(self, driver: RunDriver, step: StepState) -> BaseException:
+        """Return what the caller of a call that took too long gets; nothing is recorded for it."""
+        if self.at_most_once:
+            driver.tell(step, "in_doubt")
+            return StepInDoubt(driver.thread, step.id, step.name, ids.idempotency_key(step.id))
+        return StepTimeoutError(
+            f"step {step.name!r} ({step.id}) of thread {driver.thread!r} took longer than "
+            f"{self.timeout:g} s and was cancelled: it may have happened, and is made again with "
+            "its idempotency key when the thread is resumed; give it a longer `timeout` if it "
+            "needs one"
+        )
 
     def _place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunDriver, StepState]:
         """Return the driver, and the step that this call is. Takes the ordinal: call it at once."""
@@ -263,17 +379,41 @@ class _Call:
 
     def _doubtful(self, step: StepState) -> bool:
         """Whether a call that must not be made twice may have been made."""
-        # An error does not prove that nothing happened: a payment can time out and be made.
-        return self.at_most_once and step.attempts > 0
+        known = step.suspended or step.proof is Proof.NOTHING_HAPPENED
+        return self.at_most_once and step.attempts > 0 and not known
 
     def _answered(self, driver: RunDriver, step: StepState, answer: object) -> list[Draft] | None:
-        """Return the drafts of a reconciled result; None where the call did not happen."""
+        """Return the drafts of a result that somebody knows; None where the call is to be made."""
+        if answer is None and not self._doubtful(step):
+            return None
         if not isinstance(answer, Answer):
             driver.tell(step, "in_doubt")
             raise StepInDoubt(driver.thread, step.id, step.name, ids.idempotency_key(step.id))
         if not answer.happened:
             return None
         return driver.reconciled(step, answer.result)
+
+
+def decided(driver: RunDriver, step: StepState) -> Answer | None:
+    """Return what a person decided about a step's newest attempt, if it counts."""
+    if step.decision is None or not step.in_doubt:
+        return None
+    said, result = driver.decision(step.decision)
+    return did(result) if said is Said.DID else did_not()
+
+
+def _check_names(retries: Retries) -> None:
+    """Refuse to repeat an at-most-once call for errors that cannot prove anything."""
+    if not retries.names or Exception in retries.names:
+        raise ValueError(
+            "@step(at_most_once=True, retry_on=...): name the errors that prove that nothing "
+            "happened (types more precise than Exception); for any other the call must not be "
+            "made again"
+        )
+
+
+def _seconds(duration: float | timedelta) -> float:
+    return float(duration) if isinstance(duration, int | float) else duration.total_seconds()
 
 
 def _inside(what: str) -> tuple[RunDriver, Attempt]:

@@ -14,7 +14,8 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from notebook_agents.model import Outcome, RunStatus, Usage
+from notebook_agents.model import Outcome, RunStatus, Said, Usage
+from notebook_agents.runtime.advice import advice, undecided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from notebook_agents.model import Attempt, RunView, Step
+    from notebook_agents.model import Attempt, Decision, RunView, Step
 
 _FAN_OUT = 8
 """Neighbours of one name that are all shown; of more, the first `_SHOWN` and the loud ones are."""
@@ -149,38 +150,13 @@ def summary(view: RunView) -> str:
     return f"{returned} of {_count(len(view.steps), 'step')} returned"
 
 
-def advice(view: RunView, *, resume: str | None = None) -> tuple[str, str] | None:
-    """Return what to do next about a run that is not finished, and the call that does it.
-
-    Args:
-        view: The run.
-        resume: What resumes it where this is read; by default the call of `na.resume`.
-
-    Returns:
-        A phrase and a line of code, or None where nothing is to do.
-    """
-    thread = f"{clean(view.thread)!r}"
-    resume = resume or f"na.resume({thread})"
-    match view.status:
-        case RunStatus.FAILED:
-            return (
-                "fix the cause, then run it again with the same input or resume it (what returned "
-                "is not run again)"
-            ), resume
-        case RunStatus.WAITING:
-            return "answer what it asks", f"agent.run(Command(resume=…), thread={thread})"
-        case RunStatus.IN_DOUBT:
-            return (
-                "find out at the other side whether the step in doubt happened, give it a "
-                "reconcile function that answers it, then resume"
-            ), resume
-        case RunStatus.ORPHANED:
-            return "its process is gone; go on behind what returned", resume
-    return None
-
-
 def to_text(
-    view: RunView, *, width: int = 80, color: bool = False, resume: str | None = None
+    view: RunView,
+    *,
+    width: int = 80,
+    color: bool = False,
+    resume: str | None = None,
+    resolve: str | None = None,
 ) -> str:
     """Return the run as lines of at most `width` cells, without a newline at the end.
 
@@ -188,7 +164,8 @@ def to_text(
         view: The run.
         width: Columns of the terminal.
         color: Whether to write ANSI colours; a state's word and glyph say the same without.
-        resume: What resumes the run where this is read; by default the call of `na.resume`.
+        resume: The command line that resumes the run; None: the call of `na.resume`.
+        resolve: The command line that decides a doubt; None: the call of `na.resolve`.
     """
     from io import StringIO
 
@@ -213,7 +190,7 @@ def to_text(
     console.print(title, Text(_facts(view), style="dim"), Text(_told(view)), sep="\n")
     if view.error is not None:
         console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
-    if (todo := advice(view, resume=resume)) is not None:
+    if (todo := advice(view, resume=resume, resolve=resolve)) is not None:
         console.print(Text(f"next: {todo[0]}:"))
         # On a line of its own, so that it can be copied.
         console.print(Padding(Text(todo[1]), (0, 0, 0, 2), expand=False))
@@ -301,7 +278,7 @@ def _rows(view: RunView) -> Iterator[_Row]:
         children.setdefault(step.parent if step.parent in known else None, []).append(step)
     loud = _loud(view, children)
     notes = {step.id: _notes(step, view) for step in view.steps}
-    keys = _asked_for(view)
+    keys = undecided(view)
 
     def below(parent: str | None, depth: int) -> Iterator[_Row]:
         for item in _fold(children.get(parent, []), loud):
@@ -316,18 +293,6 @@ def _rows(view: RunView) -> Iterator[_Row]:
                 yield from below(item.id, depth + 1)
 
     return below(None, 0)
-
-
-def _asked_for(view: RunView) -> set[str]:
-    """Return the ids of the steps of which somebody has to find out whether they happened.
-
-    An at-most-once step that raised is one of them: an error does not prove that nothing happened.
-    """
-    if view.status is not RunStatus.IN_DOUBT:
-        return set()
-    asked = {Outcome.UNCERTAIN, Outcome.FAILED}
-    open_ = [step for step in view.steps if _outcome(step, view) in asked]
-    return {step.id for step in open_} - {step.parent for step in open_ if step.parent}
 
 
 def _loud(view: RunView, children: Mapping[str | None, Sequence[Step]]) -> dict[str, bool]:
@@ -430,6 +395,13 @@ def _notes(step: Step, view: RunView) -> tuple[str, ...]:
         said.append(_shorten(last.error))
     elif outcome is Outcome.SUSPENDED:
         said.append("waits for a person")
+    said += [
+        f"asks {_shorten(repr(interrupt.value) if interrupt.error is None else interrupt.error)} "
+        f"({interrupt.id})"
+        for interrupt in view.interrupts
+        if interrupt.step == step.id
+    ]
+    said += [_decision(decision) for decision in step.decisions]
     notes = []
     for note, equal in groupby(said):
         times = len(list(equal))
@@ -448,8 +420,7 @@ def _why_again(attempt: Attempt) -> str:
             return "waited for a person; run again with the answer"
         case Outcome.LATE:
             return (
-                f"started by process {attempt.session}, ended after a newer attempt had begun; "
-                "not used"
+                f"started by process {attempt.session}, ended after it had been given up; not used"
             )
         case Outcome.RETURNED:
             return f"returned in process {attempt.session}"
@@ -457,6 +428,17 @@ def _why_again(attempt: Attempt) -> str:
         f"in doubt: started by process {attempt.session}, never returned; run again with the "
         "same key"
     )
+
+
+def _decision(decision: Decision) -> str:
+    """Say who decided what."""
+    what = {
+        Said.DID: f"attempt {decision.attempt} happened, said",
+        Said.DID_NOT: f"attempt {decision.attempt} did not happen, said",
+        Said.ANSWERED: "answered by",
+    }[decision.said]
+    at = f"{decision.at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    return f"{what} {clean(decision.user)} on {clean(decision.host)} at {at}"
 
 
 def _outcome(step: Step, view: RunView) -> Outcome:

@@ -10,11 +10,14 @@ from notebook_agents.errors import UnknownThreadError
 from notebook_agents.journal.values import unpack
 from notebook_agents.model import (
     Attempt,
+    Decision,
     Kind,
     ModelUsage,
     Outcome,
+    Proof,
     RunStatus,
     RunView,
+    Said,
     Step,
     Usage,
 )
@@ -30,7 +33,14 @@ _ENDS = {
     Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
     Kind.STEP_LATE: Outcome.LATE,
 }
-_KINDS = (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.STEP_INTENDED, Kind.USAGE, *_ENDS)
+_KINDS = (
+    Kind.RUN_STARTED,
+    Kind.RUN_FINISHED,
+    Kind.STEP_INTENDED,
+    Kind.DECISION,
+    Kind.USAGE,
+    *_ENDS,
+)
 
 
 def run_view(
@@ -99,9 +109,19 @@ def _steps(
     for record in records:
         if record.kind is Kind.STEP_INTENDED and record.step is not None:
             begun.setdefault(record.step, []).append(record)
+    decisions = _decisions(journal, records)
     resumed_at = starts[-1].seq if len(starts) > 1 else 0
     steps = [
-        _step(step, intents, ends, errors, starts, resumed_at=resumed_at, active=active)
+        _step(
+            step,
+            intents,
+            ends,
+            errors,
+            starts,
+            decisions.get(step, ()),
+            resumed_at=resumed_at,
+            active=active,
+        )
         for step, intents in begun.items()
     ]
     used = [record for record in records if record.kind is Kind.USAGE]
@@ -142,12 +162,32 @@ def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record])
     return told[::-1]
 
 
+def _decisions(journal: Journal, records: list[Record]) -> dict[str, tuple[Decision, ...]]:
+    """Return what people said of the steps, by step."""
+    found: dict[str, tuple[Decision, ...]] = {}
+    said = {record.seq: record for record in records if record.kind is Kind.DECISION}
+    payloads = journal.payloads(list(said))
+    for seq, record in said.items():
+        user, host, _ = unpack(payloads[seq])
+        decision = Decision(
+            said=Said(record.name or ""),
+            attempt=record.attempt or 1,
+            user=user,
+            host=host,
+            at=clock.from_us(record.ts),
+            interrupt=record.ref,
+        )
+        found[record.step or ""] = (*found.get(record.step or "", ()), decision)
+    return found
+
+
 def _step(
     step: str,
     intents: list[Record],
     ends: dict[tuple[str | None, int | None], Record],
     errors: dict[int, str],
     starts: list[Record],
+    decisions: tuple[Decision, ...],
     *,
     resumed_at: int,
     active: bool,
@@ -170,6 +210,9 @@ def _step(
                 ended=None if end is None else clock.from_us(end.ts),
                 outcome=outcome,
                 error=None if end is None else errors.get(end.seq),
+                proof=None
+                if end is None or end.kind is not Kind.STEP_FAILED or not end.ref
+                else Proof(end.ref),
             )
         )
     return Step(
@@ -180,4 +223,5 @@ def _step(
         attempts=tuple(attempts),
         replayed=replayed,
         key=ids.idempotency_key(step),
+        decisions=decisions,
     )
