@@ -21,8 +21,11 @@ from notebook_agents.errors import (
 from notebook_agents.graph import definition, inputs
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
+from notebook_agents.graph.fork import origins
 from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.run import Run
+from notebook_agents.graph.stream import RunStream, leave
+from notebook_agents.graph.threads import Thread
 from notebook_agents.journal import Claim, Journal, Record
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Kind, RunStatus
@@ -31,10 +34,11 @@ from notebook_agents.runtime.origin import Origin, here
 from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
+    from langgraph.types import StreamMode
 
     from notebook_agents.graph.wrap import Graph
     from notebook_agents.journal.queue import Head
@@ -58,6 +62,7 @@ class Plan:
         started: What the run's first record holds, if this is its start.
         digest: The input's keyed digest, if this is its start.
         last_superstep: The last superstep that the recursion limit allows, if this is a resume.
+        origins: The threads that this one was forked from.
     """
 
     thread: str
@@ -70,6 +75,7 @@ class Plan:
     started: dict[str, Any] | None = None
     digest: bytes | None = None
     last_superstep: int | None = None
+    origins: tuple[str, ...] = ()
 
 
 class Agent:
@@ -167,6 +173,81 @@ class Agent:
         if drive is not None:
             await drive.ainvoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
+
+    def stream(
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        *,
+        thread: str | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        key: str | None = None,
+        new: bool = False,
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        subgraphs: bool = False,
+    ) -> RunStream:
+        """Do as `run`, and yield what LangGraph's `stream` yields while it happens.
+
+        What a resume replays it streams too, with two differences: "custom" chunks of a step that
+        is not run again are absent, and "messages" has its whole messages, in one chunk each,
+        where there were tokens, if LangGraph gets them from the node's result. A stored answer
+        yields nothing.
+
+        Args:
+            input: As for `run`, like those that are not named here.
+            thread: As for `run`.
+            config: As for `run`.
+            context: As for `run`.
+            key: As for `run`.
+            new: As for `run`.
+            stream_mode: "values", "updates", "messages", "custom", "tasks", "checkpoints",
+                "debug", or several: chunks are then (mode, chunk). None: the graph's own.
+            subgraphs: Whether to stream from subgraphs too: each chunk has its namespace before it.
+
+        Returns:
+            The chunks, and the run: `stream.run`. Leaving it early leaves a run to be resumed.
+
+        Raises:
+            Exception: As `run`, from here, and what a node raised, from the loop.
+        """
+        with self.journal.reading():
+            plan = self._plan(input, thread, config, context, key, new=new)
+            drive = self._drive(plan)
+        return RunStream(
+            drive,
+            lambda: self._run(plan),
+            thread=plan.thread,
+            call=(plan.given, plan.config or {}, plan.context),
+            stream_mode=stream_mode,
+            subgraphs=subgraphs,
+        )
+
+    def astream(self, input: Any, **options: Any) -> RunStream:  # noqa: A002 - LangGraph's name
+        """Do as `stream`, for `async for` on the running event loop; it takes the same options."""
+        return self.stream(input, **options)
+
+    def thread(self, name: str) -> Thread:
+        """Return a handle on a thread of this agent: its history, its state, its forks.
+
+        Raises:
+            UnknownThreadError: There is no such thread.
+            WrongAgentError: It is another agent's.
+        """
+        self.journal.thread(name)
+        head = self.journal.head(name)
+        assert head is not None
+        self._check_agent(head)
+        return Thread(self, name)
+
+    def fork(self, thread: str, *, at: str | None = None, name: str | None = None) -> Thread:
+        """Make a thread that has another one's past up to a step or checkpoint; see `Thread.fork`.
+
+        Raises:
+            UnknownThreadError: There is no such thread, or no such step in it.
+            WrongAgentError: It is another agent's.
+            UsageError: There is a thread `name` already.
+        """
+        return self.thread(thread).fork(at=at, name=name)
 
     def resume(self, thread: str) -> Run:
         """Go on with a thread's newest run as it was started; `na.resume` finds the agent too.
@@ -309,6 +390,7 @@ class Agent:
             context=context if context is not None else kept["context"],
             # LangGraph would give a looping agent its limit anew at every resume.
             last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
+            origins=origins(self.journal, head),
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
@@ -376,6 +458,7 @@ class Agent:
         """Take the thread; None where the plan is to give a stored answer."""
         if not plan.session:
             return None
+        leave(self.journal, plan.thread)
         claim = Claim(
             agent=self.name, run=plan.number, session=plan.session, notebook=here().notebook
         )
@@ -389,6 +472,7 @@ class Agent:
             digest=plan.digest,
             allow=self.allow,
             last_superstep=plan.last_superstep,
+            origins=plan.origins,
         )
 
     def _run(self, plan: Plan) -> Run:

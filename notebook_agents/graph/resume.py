@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
-_RESUMABLE = (RunStatus.ORPHANED, RunStatus.FAILED, RunStatus.WAITING, RunStatus.IN_DOUBT)
+_RESUMABLE = (
+    RunStatus.PENDING,
+    RunStatus.ORPHANED,
+    RunStatus.FAILED,
+    RunStatus.WAITING,
+    RunStatus.IN_DOUBT,
+)
 
 
 def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:

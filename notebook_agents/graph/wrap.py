@@ -18,7 +18,6 @@ from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from notebook_agents import ids
 from notebook_agents.errors import NotDurableError
 from notebook_agents.graph.private import execution_info, superstep
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
@@ -160,8 +159,8 @@ class DurableNode(Runnable[Any, Any]):
                 "`config`"
             )
         outer = current()
-        step = self.driver.step(
-            ids.node_step_id(self.driver.thread, info.task_id, self.name),
+        step = self.driver.node_step(
+            info.task_id,
             name=self.name,
             parent=outer[1].step.id if outer and outer[0] is self.driver else None,
             ns=info.checkpoint_ns.rpartition("|")[0],

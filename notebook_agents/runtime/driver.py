@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from notebook_agents import faults
+from notebook_agents import faults, ids
 from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
@@ -38,6 +38,7 @@ class StepState:
         failed: The newest record of a failure, if the newest attempt failed.
         suspended: The newest attempt waits for a person.
         went_on: After that failure the enclosing step began another call.
+        was: The ids that it had in the threads that this one was forked from.
     """
 
     id: str
@@ -52,6 +53,7 @@ class StepState:
     value: Any = None
     has_value: bool = False
     used: bool = False
+    was: tuple[str, ...] = ()
 
     @property
     def in_doubt(self) -> bool:
@@ -81,6 +83,7 @@ class RunDriver:
         number: The run's number.
         claim: What the run's start was granted.
         codec: Serialises results.
+        origins: The threads that this one was forked from.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class RunDriver:
         number: int,
         claim: Claim,
         codec: Codec,
+        origins: tuple[str, ...] = (),
     ) -> None:
         self.journal = journal
         self.thread = thread
@@ -99,8 +103,10 @@ class RunDriver:
         self.number = number
         self.claim = claim
         self.codec = codec
+        self.origins = origins
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}
+        self._waiting: set[str] = set()
         self._lock = threading.RLock()
 
     # -- what happened before -----------------------------------------------------------------
@@ -139,10 +145,39 @@ class RunDriver:
                     self._children.setdefault(parent, []).append(state)
             return state
 
+    def node_step(self, task: str, *, name: str, parent: str | None, ns: str) -> StepState:
+        """Return the step that a node's execution as LangGraph's `task` is."""
+        own = ids.node_step_id(self.thread, task, name)
+        was = tuple(ids.node_step_id(origin, task, name) for origin in self.origins)
+        return self._kept(own, was, name=name, parent=parent, ns=ns)
+
+    def call_step(self, outer: StepState, name: str, digest: str, ordinal: int) -> StepState:
+        """Return the step that a durable call inside `outer` is."""
+        own = ids.call_step_id(outer.id, name, digest, ordinal)
+        was = tuple(ids.call_step_id(id_, name, digest, ordinal) for id_ in outer.was)
+        return self._kept(own, was, name=name, parent=outer.id, ns=outer.ns)
+
+    def _kept(
+        self, own: str, was: tuple[str, ...], *, name: str, parent: str | None, ns: str
+    ) -> StepState:
+        """Return a step: a fork has those that it keeps under the ids that they had.
+
+        So what they returned counts, and what is in doubt goes out again under the same
+        idempotency key, whichever of the two threads comes first.
+        """
+        known = next((id_ for id_ in was if id_ in self._steps), own)
+        step = self.step(known, name=name, parent=parent, ns=ns)
+        step.was = was
+        return step
+
     @property
     def waiting(self) -> bool:
-        """Whether some step waits for a person."""
-        return any(step.suspended for step in self._steps.values())
+        """Whether some step that ran in this process waits for a person.
+
+        LangGraph runs all that do again with each answer; others belong to a state that
+        somebody has changed since.
+        """
+        return bool(self._waiting)
 
     @property
     def began(self) -> bool:
@@ -197,6 +232,7 @@ class RunDriver:
             doubtful = step.in_doubt
             step.attempts += 1
             step.failed, step.suspended = None, False
+            self._waiting.discard(step.id)
             attempt = Attempt(step, step.attempts)
         if doubtful:
             self.tell(step, "in_doubt")
@@ -253,6 +289,7 @@ class RunDriver:
     def suspended(self, attempt: Attempt) -> list[Draft]:
         """Return the draft of an attempt that waits for a person."""
         attempt.step.suspended = True
+        self._waiting.add(attempt.step.id)
         self.tell(attempt.step, "suspended")
         return [self._draft(Kind.STEP_SUSPENDED, attempt)]
 
