@@ -11,9 +11,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from crash.processes import fork
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
@@ -21,7 +21,8 @@ from langgraph.types import Command
 from support.checks import State, add, ask, chain, says
 
 import notebook_agents as na
-from notebook_agents import errors
+from notebook_agents import errors, faults
+from notebook_agents.faults import Fault
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def chunks(request: pytest.FixtureRequest) -> Callable[..., tuple[list[Any], na.
     return sync if request.param == "stream" else on_a_loop
 
 
-def talking(stop: Callable[[], None] = lambda: None) -> StateGraph[Any, Any, Any, Any]:
+def talking() -> StateGraph[Any, Any, Any, Any]:
     """Return a graph that writes custom chunks and streams a model's tokens, in a subgraph too."""
     model = GenericFakeChatModel(messages=iter([AIMessage("one two")] * 9))
 
@@ -60,7 +61,6 @@ def talking(stop: Callable[[], None] = lambda: None) -> StateGraph[Any, Any, Any
 
     def end(state: MessagesState) -> dict[str, Any]:
         get_stream_writer()("ending")
-        stop()
         return {}
 
     inner = StateGraph(MessagesState)
@@ -91,8 +91,6 @@ def test_every_mode_yields_what_langgraph_yields(journal, mode, subgraphs):
     """The chunks have LangGraph's number, order, shape and types, whichever modes are asked for."""
     given = {"messages": [HumanMessage("hello", id="h")]}
     options = {"stream_mode": mode, "subgraphs": subgraphs}
-    from langgraph.checkpoint.memory import InMemorySaver
-
     plain = talking().compile(checkpointer=InMemorySaver())
     theirs = list(plain.stream(given, {"configurable": {"thread_id": "t"}}, **options))
     stream = na.Agent(talking(), "talking", journal).stream(given, thread="t", **options)
@@ -116,14 +114,12 @@ def _shape(value: Any, depth: int = 3) -> Any:
 
 
 def test_all_modes_at_once(journal, chunks):
-    """Several modes come as (mode, chunk), with namespaces before them where subgraphs are asked for."""
+    """Several modes come as (mode, chunk), and behind a namespace where subgraphs are asked for."""
     agent = na.Agent(talking(), "talking", journal)
-    found, run = chunks(
-        agent, {"messages": "hello"}, thread="t", stream_mode=MODES, subgraphs=True
-    )
+    found, run = chunks(agent, {"messages": "hello"}, thread="t", stream_mode=MODES, subgraphs=True)
     assert {mode for _, mode, _ in found} == set(MODES)
     assert ("inner", "custom", "dict") in outline(found)
-    assert [c.content for _, mode, (c, *_) in _messages(found)] == ["one", " ", "two", ""]
+    assert [c.content for _, mode, (c, *_) in _messages(found)] == ["one", " ", "two"]
     assert (run.status, run.stored) == (RunStatus.SUCCEEDED, False)
 
 
@@ -195,7 +191,7 @@ def test_error_of_a_node(journal, chunks):
 
 
 def test_async_graph_in_a_sync_loop(journal):
-    """`stream` of a graph that has only async nodes drives it on a loop of its own, also under one."""
+    """`stream` of a graph with async nodes only drives it on a loop of its own, also under one."""
 
     async def aadd(state: State) -> State:
         await asyncio.sleep(0)
@@ -215,38 +211,39 @@ def test_async_graph_in_a_sync_loop(journal):
 # -- put down early ------------------------------------------------------------------------------
 
 
-async def aone(state: State) -> State:
-    """Be a node that only runs on a loop."""
-    return {"items": ["aone"]}
-
-
 def leave_by_break(agent: na.Agent, **options: Any) -> None:
+    """Leave the loop."""
     for _ in agent.stream({"n": 1}, thread="t", **options):
         break
 
 
 def leave_by_close(agent: na.Agent, **options: Any) -> None:
+    """Leave the `with`."""
     with agent.stream({"n": 1}, thread="t", **options) as stream:
         next(stream)
 
 
 def leave_by_error(agent: na.Agent, **options: Any) -> None:
+    """Raise in the consumer."""
     with contextlib.suppress(ZeroDivisionError):
         for _ in agent.stream({"n": 1}, thread="t", **options):
             1 / 0  # noqa: B018 - the error is the test
 
 
 def leave_by_interrupt(agent: na.Agent, **options: Any) -> None:
+    """Press Ctrl-C in the consumer."""
     with contextlib.suppress(KeyboardInterrupt):
         for _ in agent.stream({"n": 1}, thread="t", **options):
             signal.raise_signal(signal.SIGINT)
 
 
 def leave_unread(agent: na.Agent, **options: Any) -> None:
+    """Never ask for a chunk."""
     agent.stream({"n": 1}, thread="t", **options)
 
 
 def leave_to_the_collector(agent: na.Agent, **options: Any) -> None:
+    """Leave the stream in a ring of references."""
     stream = agent.stream({"n": 1}, thread="t", **options)
     next(stream)
     ring: list[Any] = [stream]
@@ -256,6 +253,7 @@ def leave_to_the_collector(agent: na.Agent, **options: Any) -> None:
 
 
 def leave_async_by_break(agent: na.Agent, **options: Any) -> None:
+    """Leave the `async for`."""
     async def read() -> None:
         async for _ in agent.astream({"n": 1}, thread="t", **options):
             break
@@ -264,6 +262,7 @@ def leave_async_by_break(agent: na.Agent, **options: Any) -> None:
 
 
 def leave_async_by_close(agent: na.Agent, **options: Any) -> None:
+    """Leave the `async with`."""
     async def read() -> None:
         async with agent.astream({"n": 1}, thread="t", **options) as stream:
             await anext(stream)
@@ -272,6 +271,7 @@ def leave_async_by_close(agent: na.Agent, **options: Any) -> None:
 
 
 def leave_async_by_cancel(agent: na.Agent, **options: Any) -> None:
+    """Cancel the consuming task."""
     async def read() -> None:
         async for _ in agent.astream({"n": 1}, thread="t", **options):
             asyncio.current_task().cancel()
@@ -298,7 +298,7 @@ LEAVE = [
 @pytest.mark.parametrize("mode", ["updates", "messages", "debug"])
 @pytest.mark.parametrize("leave", LEAVE)
 def test_left_early(journal, ledger: Ledger, leave, mode, kind):
-    """However a stream is left, the thread is given back, and a resume runs only what had not returned."""
+    """However it is left, the thread is given back; a resume runs only what had not returned."""
 
     def one(state: State) -> State:
         ledger.note("one")
@@ -335,7 +335,7 @@ def test_named_stream_of_an_interrupted_cell(journal):
     stream = agent.stream({"n": 1}, thread="t")
     next(stream)
     again = agent.stream({"n": 1}, thread="t")
-    assert [list(chunk) for chunk in again] == [["__interrupt__"]]
+    assert [list(chunk) for chunk in again] == [["add"], ["__interrupt__"]]
     with pytest.raises(errors.ThreadBusyError) as caught:
         next(stream)
     says(caught.value, "'t'")
@@ -422,7 +422,7 @@ def test_killed_in_the_middle_of_a_stream(home, dies, trips, ledger, chunks):
 
 
 def test_killed_by_the_consumer(home, dies, trips, ledger):
-    """A kill while the consumer has a chunk loses nothing of what the node that gave it returned."""
+    """A kill while the consumer has a chunk loses nothing that the node had returned."""
 
     def one(state: State) -> State:
         ledger.note("one")
@@ -439,48 +439,29 @@ def test_killed_by_the_consumer(home, dies, trips, ledger):
     assert ledger.lines() == ["one"]
 
 
-def test_what_differs_on_replay(home, tmp_path, chunks):
-    """A replayed node's updates come again, its custom chunks do not, and its message is whole."""
+def test_what_differs_on_replay(home, dies, chunks):
+    """A replayed node's update comes again, its custom chunks do not, and its message is whole."""
+    modes = ["updates", "messages", "custom"]
+
+    def program() -> list[Any]:
+        with na.Journal.open(home) as journal:
+            agent = na.Agent(talking(), "talking", journal)
+            given = {"messages": "hello"}
+            found, run = chunks(agent, given, thread="t", stream_mode=modes, subgraphs=True)
+            assert run.status is RunStatus.SUCCEEDED
+            return found
 
     def killed() -> None:
-        with na.Journal.open(home) as journal:
-            die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-            for _ in _replaying(die, journal).stream({"messages": "hello"}, thread="t"):
-                pass
+        def kill(fault: Fault) -> None:
+            if fault is Fault.RESULT_AFTER:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    log = tmp_path / "killed.log"
-    assert fork(killed, log).end() == -signal.SIGKILL, log.read_text()
-    with na.Journal.open(home) as journal:
-        modes = ["updates", "messages", "custom"]
-        agent = _replaying(lambda: None, journal)
-        found, run = chunks(agent, {"messages": "hello"}, thread="t", stream_mode=modes)
-        assert run.status is RunStatus.SUCCEEDED
-    texts = [chunk[0].content for mode, chunk in found if mode == "messages"]
-    assert texts == ["one two"]
-    assert [chunk for mode, chunk in found if mode == "custom"] == ["other"]
-    assert {name for mode, chunk in found if mode == "updates" for name in chunk} == {
-        "speak",
-        "other",
-    }
+        faults.arm(kill)
+        program()
 
-
-def _replaying(stop: Callable[[], None], journal: na.Journal) -> na.Agent:
-    """Return an agent that speaks beside a node that may kill."""
-    model = GenericFakeChatModel(messages=iter([AIMessage("one two")]))
-    spoke = threading.Event()
-
-    def speak(state: MessagesState) -> dict[str, Any]:
-        get_stream_writer()("speaking")
-        return {"messages": [model.invoke(state["messages"])]}
-
-    def other(state: MessagesState) -> dict[str, Any]:
-        spoke.wait(0 if stop() is None else 0)
-        get_stream_writer()("other")
-        return {}
-
-    graph = StateGraph(MessagesState)
-    graph.add_node("speak", speak)
-    graph.add_node("other", other)
-    graph.add_edge(START, "speak")
-    graph.add_edge(START, "other")
-    return na.Agent(graph, "replaying", journal)
+    dies(killed)
+    found = program()
+    assert [chunk[0].content for _, _, chunk in _messages(found)] == ["one two"]
+    assert [chunk for _, mode, chunk in found if mode == "custom"] == ["ending"]
+    updates = [name for _, mode, chunk in found if mode == "updates" for name in chunk]
+    assert updates == ["speak", "inner", "end"]
