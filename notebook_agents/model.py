@@ -38,7 +38,7 @@ class Kind(StrEnum):
     MESSAGE = "message"
     """Something sent to a thread."""
     DECISION = "decision"
-    """A person said what happened to a step, or what shall happen to a run."""
+    """A person said what happened to a step, or what shall happen to a run or a state."""
     DELETION = "deletion"
     """The thread's records before this one are gone."""
 

@@ -1,10 +1,12 @@
-"""Time travel: forks and changed states, counted by a ledger of effects that no thread can reach."""
+"""Time travel: forks and changed states; effects are counted where no thread can reach them."""
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -12,7 +14,8 @@ from langgraph.types import Command, Send, interrupt
 from support.checks import State, ask, chain, refused, says
 
 import notebook_agents as na
-from notebook_agents import errors
+from notebook_agents import errors, faults
+from notebook_agents.faults import Fault
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -87,19 +90,22 @@ def _part(effects: Effects) -> Any:
     return part
 
 
+class Items(TypedDict, total=False):
+    """The state of the subgraphs: what they write besides would collide."""
+
+    items: Annotated[list[Any], operator.add]
+
+
 def nested(effects: Effects) -> Graph:
     """Return a → (left(b → deep(c → d) → e), right(f → g)) → h."""
-    deep = chain(*map(effects.node, "cd")).compile(name="deep")
-    left = StateGraph(State)
-    for name, node in (("b", effects.node("b")), ("deep", _quiet(deep)), ("e", effects.node("e"))):
-        left.add_node(name, node)
-    left.add_edge(START, "b")
-    left.add_edge("b", "deep")
+    left = _line(b=effects.node("b"), deep=_line(c=effects.node("c"), d=effects.node("d")))
+    left.add_node("e", effects.node("e"))
     left.add_edge("deep", "e")
+    right = _line(f=effects.node("f"), g=effects.node("g"))
     graph = StateGraph(State)
     graph.add_node("a", effects.node("a"))
-    graph.add_node("left", _quiet(left.compile()))
-    graph.add_node("right", _quiet(chain(*map(effects.node, "fg")).compile()))
+    graph.add_node("left", left.compile())
+    graph.add_node("right", right.compile())
     graph.add_node("h", effects.node("h"))
     graph.add_edge(START, "a")
     graph.add_edge("a", "left")
@@ -108,13 +114,25 @@ def nested(effects: Effects) -> Graph:
     return graph
 
 
-def _quiet(graph: Any) -> Any:
+def _line(**nodes: Any) -> Graph:
+    graph = StateGraph(Items)
+    before = START
+    for name, node in nodes.items():
+        graph.add_node(name, node.compile() if isinstance(node, StateGraph) else node)
+        graph.add_edge(before, name)
+        before = name
     return graph
 
 
 BEHIND = {
     sequential: {"a": "abc", "b": "bc", "c": "c"},
-    fan_out: {"a": "a b c d0 d1 d2 e".split(), "b": "be", "c": "ce", "d": ["d1", "e"], "e": "e"},
+    fan_out: {
+        "a": ["a", "b", "c", "d0", "d1", "d2", "e"],
+        "b": "be",
+        "c": "ce",
+        "d": ["d1", "e"],
+        "e": "e",
+    },
     nested: {
         "a": "abcdefgh",
         "b": "bcdeh",
@@ -147,7 +165,7 @@ def step_of(run: na.Run, name: str) -> str:
     return found[len(found) // 2]
 
 
-# -- forks from every step -------------------------------------------------------------------------
+# -- forks from every step -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sent", ["queue", "archive"])
@@ -187,7 +205,7 @@ def _sent(journal: na.Journal, run: na.Run, name: str) -> str:
     ("shape", "name"), CASES, ids=lambda value: getattr(value, "__name__", value)
 )
 def test_fork_of_a_run_killed_at_every_step(home, effects, dies, shape, name):
-    """What a killed run did before the fork point is not done again, in the fork or the original."""
+    """What a killed run had done before the point is not done again, in either thread."""
 
     def node(of: str, then: Any = None) -> Any:
         del then
@@ -263,7 +281,7 @@ def test_fork_of_an_earlier_run(journal, effects):
 
 
 def test_same_input_goes_on_with_a_fork(journal, effects):
-    """A fork's run was started with the original's input; other input is refused until it is done."""
+    """A fork's run has the original's input; other input is refused until it is done."""
     agent = na.Agent(sequential(effects), "forking", journal)
     first = agent.run({"n": 1}, thread="t", key="k")
     agent.fork("t", at=step_of(first, "c"), name="u")
@@ -275,11 +293,11 @@ def test_same_input_goes_on_with_a_fork(journal, effects):
     assert agent.run({"n": 1}, thread="u", key="k").stored
 
 
-# -- nothing undone --------------------------------------------------------------------------------
+# -- nothing undone ------------------------------------------------------------------------------
 
 
 def test_fork_of_a_waiting_run(journal, effects):
-    """Each of two threads gets an answer of its own; what ran before the question runs in neither."""
+    """Each of two threads gets its own answer; what ran before the question runs in neither."""
 
     @na.step
     def before() -> int:
@@ -355,7 +373,7 @@ def test_doubt_goes_with_the_fork(home, dies, ledger):
     assert ledger.lines() == ["paid"]
 
 
-# -- durable calls -----------------------------------------------------------------------------------
+# -- durable calls -------------------------------------------------------------------------------
 
 
 def test_fork_at_a_durable_call(journal, effects):
@@ -381,7 +399,7 @@ def test_fork_at_a_durable_call(journal, effects):
     assert repr(run)
 
 
-# -- changed states ----------------------------------------------------------------------------------
+# -- changed states ------------------------------------------------------------------------------
 
 
 def test_update_then_go_on(journal, effects):
@@ -457,7 +475,7 @@ def test_update_that_cannot_be_made(journal, effects):
     assert agent.run(Command(resume=4), thread="t").value["n"] == 4
 
 
-# -- crashes -----------------------------------------------------------------------------------------
+# -- crashes -------------------------------------------------------------------------------------
 
 
 def test_kill_in_a_fork(home, effects, dies, trips):
@@ -485,9 +503,6 @@ def test_kill_in_a_fork(home, effects, dies, trips):
 @pytest.mark.parametrize("times", range(1, 5))
 def test_kill_while_a_fork_is_made(home, effects, dies, times):
     """A fork is there as a whole or not at all."""
-    from notebook_agents import faults
-    from notebook_agents.faults import Fault
-
     first = go(home, sequential(effects))
     step = step_of(first, "b")
 
@@ -513,7 +528,7 @@ def test_kill_while_a_fork_is_made(home, effects, dies, times):
     assert effects.names() == ["a", "b", "b", "c", "c"]
 
 
-# -- threads -----------------------------------------------------------------------------------------
+# -- threads -------------------------------------------------------------------------------------
 
 
 def test_deleting_the_original(journal, effects):
@@ -555,8 +570,6 @@ def test_history(journal, effects):
 
 def test_driven_thread(journal, effects):
     """A thread that somebody drives can be forked, and not be changed."""
-    import threading
-
     refusals: list[BaseException] = []
     forks: list[Any] = []
 

@@ -254,6 +254,7 @@ def leave_to_the_collector(agent: na.Agent, **options: Any) -> None:
 
 def leave_async_by_break(agent: na.Agent, **options: Any) -> None:
     """Leave the `async for`."""
+
     async def read() -> None:
         async for _ in agent.astream({"n": 1}, thread="t", **options):
             break
@@ -263,6 +264,7 @@ def leave_async_by_break(agent: na.Agent, **options: Any) -> None:
 
 def leave_async_by_close(agent: na.Agent, **options: Any) -> None:
     """Leave the `async with`."""
+
     async def read() -> None:
         async with agent.astream({"n": 1}, thread="t", **options) as stream:
             await anext(stream)
@@ -272,6 +274,7 @@ def leave_async_by_close(agent: na.Agent, **options: Any) -> None:
 
 def leave_async_by_cancel(agent: na.Agent, **options: Any) -> None:
     """Cancel the consuming task."""
+
     async def read() -> None:
         async for _ in agent.astream({"n": 1}, thread="t", **options):
             asyncio.current_task().cancel()

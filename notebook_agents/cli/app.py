@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from notebook_agents.cli import data, exits
+from notebook_agents.cli.fork import fork
 from notebook_agents.cli.options import (
     existing_journal,
     import_from,
@@ -266,6 +267,9 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
 
         render.checks(found)
     ctx.exit(0 if ok else 1)
+
+
+app.add_command(fork)
 
 
 def _refuse(**options: object) -> None:

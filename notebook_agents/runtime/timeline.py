@@ -160,6 +160,8 @@ def advice(view: RunView, *, resume: str | None = None) -> tuple[str, str] | Non
                 "find out at the other side whether the step in doubt happened, give it a "
                 "reconcile function that answers it, then resume"
             ), resume
+        case RunStatus.PENDING:
+            return "nobody has gone on with it yet", resume
         case RunStatus.ORPHANED:
             return "its process is gone; go on behind what returned", resume
     return None
