@@ -341,6 +341,30 @@ def test_fork_before_an_answer_in_a_subgraph(journal):
     assert agent.run(Command(resume=5), thread=fork.name).value["n"] == 5
 
 
+def test_sibling_that_is_in_the_middle(journal, effects):
+    """A sibling subgraph that has not ended goes on in the fork behind what had returned in it."""
+
+    def question(name: str) -> Any:
+        return effects.node(name, lambda state: interrupt(name))
+
+    graph = StateGraph(State)
+    graph.add_node("left", _line(b=question("b")).compile())
+    graph.add_node("right", _line(f=effects.node("f"), g=question("g")).compile())
+    graph.add_edge(START, "left")
+    graph.add_edge(START, "right")
+    agent = na.Agent(graph, "forking", journal)
+    first = agent.run({"n": 0}, thread="t")
+    assert first.status is RunStatus.WAITING
+    done = len(effects.ledger.lines())
+    fork = agent.fork("t", at=step_of(first, "b"))
+    assert fork.resume().status is RunStatus.WAITING
+    assert effects.names(done) == ["b", "g"]
+    assert (len(set(effects.keys("b"))), len(set(effects.keys("g")))) == (2, 1)
+    answers = {pending.id: "yes" for pending in fork.state().interrupts}
+    run = agent.run(Command(resume=answers), thread=fork.name)
+    assert sorted(run.value["items"]) == ["b", "f", "g"]
+
+
 def test_fork_of_a_finished_run(journal, effects):
     """A fork of the whole is a second conversation with the same past."""
     agent = na.Agent(sequential(effects), "forking", journal)

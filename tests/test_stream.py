@@ -382,6 +382,30 @@ def test_break_then_arun_in_one_task(journal):
     assert asyncio.run(work()).value["n"] == 12
 
 
+def test_what_was_left_is_put_down_after_the_next_took_over(journal):
+    """The end of an older stream does not take the thread away from whoever has it now."""
+    refused: list[BaseException] = []
+
+    async def meddle(state: State) -> State:
+        if len(left) == 1:
+            with pytest.raises(errors.ThreadBusyError) as caught:
+                await agent.arun({"n": 1}, thread="t")
+            refused.append(caught.value)
+        return {"n": state["n"] + 10}
+
+    agent = na.Agent(chain(add, meddle), "adding", journal)
+    left: list[str] = []
+
+    async def work() -> na.Run:
+        async for _ in agent.astream({"n": 1}, thread="t"):
+            break
+        left.append("left")
+        return await agent.arun({"n": 1}, thread="t")
+
+    assert asyncio.run(work()).value["n"] == 12
+    assert len(refused) == 1
+
+
 def test_one_way_of_reading(journal):
     """A stream read by `for` is not read by `async for` too: it says so, and goes on."""
     agent = na.Agent(chain(add, add_more), "adding", journal)
