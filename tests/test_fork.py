@@ -377,13 +377,13 @@ def test_fork_of_a_finished_run(journal, effects):
     assert journal.thread("t").run == 1
 
 
-def test_doubt_goes_with_the_fork(home, dies, ledger):
+def test_doubt_goes_with_the_fork(home, dies, trips, ledger):
     """An at-most-once call that may have happened may not be made by a fork either."""
 
     @na.step(at_most_once=True)
     def pay() -> None:
         ledger.note("paid")
-        os.kill(os.getpid(), signal.SIGKILL)
+        trips()
 
     def node(state: State) -> State:
         pay()
