@@ -332,6 +332,29 @@ def test_left_early(journal, ledger: Ledger, leave, mode, kind):
     assert sorted(ledger.lines()) == ["one", "three", "two"]
 
 
+@pytest.mark.parametrize("kind", ["sync", "async-only"])
+def test_interrupt_while_a_chunk_is_waited_for(journal, ledger, kind):
+    """Ctrl-C in the middle of a node gets through, and leaves a run that can be resumed."""
+
+    def stopping(state: State) -> State:
+        if ledger.note("stopping") == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"items": ["stopped"]}
+
+    async def astopping(state: State) -> State:
+        done = stopping(state)
+        await asyncio.sleep(0)
+        return done
+
+    agent = na.Agent(chain(add, stopping if kind == "sync" else astopping), "left", journal)
+    with pytest.raises(KeyboardInterrupt):
+        list(agent.stream({"n": 1}, thread="t"))
+    info = journal.thread("t")
+    assert (info.status, info.driver) == (RunStatus.ORPHANED, None)
+    assert na.resume("t", journal=journal).value["items"] == ["stopped"]
+    assert 1 <= len(ledger.lines()) <= 2
+
+
 def test_named_stream_of_an_interrupted_cell(journal):
     """A stream that nobody reads any more does not keep this worker thread from the thread."""
     agent = na.Agent(chain(add, ask), "asking", journal)
