@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from notebook_agents.graph.resume import resolve, resume, unfinished
     from notebook_agents.graph.run import Run
     from notebook_agents.graph.saver import JournalSaver
+    from notebook_agents.graph.stream import RunStream
+    from notebook_agents.graph.threads import Thread
     from notebook_agents.journal.store import Journal
     from notebook_agents.model import RunStatus, Step
     from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
@@ -28,7 +30,9 @@ _HOMES = {
     "JournalSaver": "notebook_agents.graph.saver",
     "Run": "notebook_agents.graph.run",
     "RunStatus": "notebook_agents.model",
+    "RunStream": "notebook_agents.graph.stream",
     "Step": "notebook_agents.model",
+    "Thread": "notebook_agents.graph.threads",
     "did": "notebook_agents.runtime.steps",
     "did_not": "notebook_agents.runtime.steps",
     "idempotency_key": "notebook_agents.runtime.steps",
@@ -44,7 +48,9 @@ __all__ = [
     "JournalSaver",
     "Run",
     "RunStatus",
+    "RunStream",
     "Step",
+    "Thread",
     "__version__",
     "cancel",
     "did",

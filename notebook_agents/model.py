@@ -41,10 +41,10 @@ class Kind(StrEnum):
     MESSAGE = "message"
     """Something sent to a thread."""
     DECISION = "decision"
-    """A person said what happened to a step, or what shall happen to a run."""
+    """A person said what happened to a step or answered what it asked (`name` is a `Said`), forked
+    the thread, or changed its state."""
     USAGE = "usage"
     """What a model's reply took: `name` is the model, the payload its tokens and cost."""
-    """A person said what happened to a step, or answered what it asked; `name` is a `Said`."""
     DELETION = "deletion"
     """The thread's records before this one are gone."""
 

@@ -53,8 +53,8 @@ SELECT token FROM threads WHERE thread = $thread;
 -- name: queue.claim_thread
 UPDATE threads SET
     agent = $agent, status = 'running', run = $run, session = $session, notebook = $notebook,
-    intended = CASE WHEN $session = 1 THEN 0 ELSE intended END,
-    returned = CASE WHEN $session = 1 THEN 0 ELSE returned END,
+    intended = CASE WHEN run <> $run THEN 0 ELSE intended END,
+    returned = CASE WHEN run <> $run THEN 0 ELSE returned END,
     token = token + 1, driver_pid = $pid, driver_host = $host, driver_boot = $boot,
     driver_started = $started, driver_since = $ts
 WHERE thread = $thread;

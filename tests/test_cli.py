@@ -50,11 +50,11 @@ def test_the_help_lists_every_command_on_one_line_and_the_exit_codes() -> None:
         assert re.search(rf"\b{code}  \w", said)
 
 
-@pytest.mark.parametrize("command", ["show", "list", "doctor"])
+@pytest.mark.parametrize("command", ["show", "list", "doctor", "fork"])
 def test_the_help_documents_every_key_of_the_json(command: str, here: Path) -> None:
     """What `--json` writes is what its help says."""
     inside("run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "t")
-    words = [command, "t", "--json"] if command == "show" else [command, "--json"]
+    words = [command, "t", "--json"] if command in ("show", "fork") else [command, "--json"]
     written = json.loads(inside(*words).stdout)
     documented = set(re.findall(r"\w+", inside(command, "--help").stdout))
     keys: set[str] = set()
@@ -106,6 +106,22 @@ def test_help_and_list_load_nothing_that_they_do_not_use(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["[]", "['sqlite3']"], done.stderr
+
+
+def test_fork_at_a_step_is_resumed_by_the_command_that_it_says(here: Path) -> None:
+    """The ids of `show --json` are those that `fork --at` takes; only that step runs again."""
+    (here / "free").touch()
+    done = cli("run", "agents.py:slow", "--input", '{"question": "?"}', "--thread", "t", "--json")
+    steps = {step["name"]: step["id"] for step in json.loads(done.stdout)["steps"]}
+    said = cli("fork", "t", "--at", steps["second"], "--name", "u")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("u is a fork of t; go on with it: notebook-agents resume u")
+    assert (here / "ledger").read_text().split() == ["first", "second"]
+    assert cli(*shlex.split(said.stdout.rpartition(": ")[2])[1:]).returncode == 0
+    assert (here / "ledger").read_text().split() == ["first", "second", "second"]
+    wrong = cli("fork", "t", "--at", "nope", "--json")
+    assert wrong.returncode == 2
+    assert json.loads(wrong.stderr)["error"]["type"] == "UnknownThreadError"
 
 
 # -- run, resume, show, list -----------------------------------------------------------------------

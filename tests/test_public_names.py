@@ -13,6 +13,7 @@ import pytest
 
 import notebook_agents as na
 from notebook_agents import errors, model
+from notebook_agents.graph.threads import Moment
 
 HEAVY = ("duckdb", "langgraph", "langchain_core", "jupyter", "ipywidgets", "IPython", "dill")
 
@@ -25,7 +26,11 @@ def test_all_is_pinned():
         "JournalSaver",
         "Run",
         "RunStatus",
+        "RunStream",
+        "RunStream",
         "Step",
+        "Thread",
+        "Thread",
         "__version__",
         "cancel",
         "did",
@@ -62,7 +67,7 @@ def test_unknown_name():
 OWNERS = [
     owner
     for owner in (
-        *(na.Agent, na.Journal, na.JournalSaver, na.Run),
+        *(na.Agent, na.Journal, na.JournalSaver, na.Run, na.RunStream, na.Thread, Moment),
         *vars(errors).values(),
         *vars(model).values(),
     )

@@ -310,6 +310,7 @@ def test_in_a_run_that_nobody_drives_no_step_is_running() -> None:
         (RunStatus.WAITING, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.IN_DOUBT, "na.resume('audit-calm-river-3f9a')"),
         (RunStatus.ORPHANED, "na.resume('audit-calm-river-3f9a')"),
+        (RunStatus.PENDING, "na.resume('audit-calm-river-3f9a')"),
     ],
 )
 def test_an_unfinished_run_says_what_to_do(status: RunStatus, said: str) -> None:
@@ -363,9 +364,7 @@ def test_advice_names_what_resumes_where_it_is_read() -> None:
     assert "na.resume" not in text
 
 
-@pytest.mark.parametrize(
-    "status", [RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.RUNNING, RunStatus.PENDING]
-)
+@pytest.mark.parametrize("status", [RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.RUNNING])
 def test_a_run_with_nothing_to_do_gives_no_advice(status: RunStatus) -> None:
     """No advice where there is nothing to resume."""
     assert advice(view(status=status)) is None

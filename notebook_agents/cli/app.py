@@ -10,6 +10,7 @@ import click
 
 from notebook_agents.cli import data, exits
 from notebook_agents.cli.deciding import resolve
+from notebook_agents.cli.fork import fork
 from notebook_agents.cli.options import (
     existing_journal,
     import_from,
@@ -293,6 +294,7 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
 
 
 app.add_command(resolve)
+app.add_command(fork)
 
 
 def _refuse(**options: object) -> None:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import sys
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from langgraph.types import Command
@@ -20,63 +20,33 @@ from notebook_agents.errors import (
 )
 from notebook_agents.graph import definition, inputs, people
 from notebook_agents.graph.changes import changed, fingerprints
-from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.drive import Drive
+from notebook_agents.graph.fork import origins
+from notebook_agents.graph.plan import Plan, kept_config, read_parts, run_config
 from notebook_agents.graph.private import schema_types, triggered
 from notebook_agents.graph.run import Run
 from notebook_agents.graph.saver import JournalSaver
+from notebook_agents.graph.stream import RunStream, leave
+from notebook_agents.graph.threads import Thread
 from notebook_agents.journal import Claim, Journal, Record
-from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.origin import Origin, here
 from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
+    from langgraph.types import StreamMode
 
     from notebook_agents.graph.usage import Prices
     from notebook_agents.graph.wrap import Graph
     from notebook_agents.journal.queue import Head
 
-_KEPT_CONFIG = ("tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
 _live: weakref.WeakValueDictionary[str, Agent] = weakref.WeakValueDictionary()
 _journals: dict[str, Journal] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a call of `run` comes down to.
-
-    Attributes:
-        thread: The thread's name.
-        number: The run's number.
-        session: 1 to start it, more to resume it, 0 where its answer is stored.
-        given: What LangGraph is given; None goes on behind the newest checkpoint.
-        config: LangGraph's config.
-        context: The graph's runtime context.
-        started: What the run's first record holds, if this is its start.
-        digest: The input's keyed digest, if this is its start.
-        last_superstep: The last superstep that the recursion limit allows, if this is a resume.
-        prices: What models cost.
-        replies: The answers that it starts with, if this is a resume.
-    """
-
-    thread: str
-    scope: str
-    number: int
-    session: int
-    given: Any = None
-    config: RunnableConfig | None = None
-    context: Any = None
-    started: dict[str, Any] | None = None
-    digest: bytes | None = None
-    last_superstep: int | None = None
-    prices: Prices | None = None
-    replies: people.Replies | None = None
 
 
 class Agent:
@@ -179,6 +149,81 @@ class Agent:
             await drive.ainvoke(plan.given, plan.config or {}, plan.context)
         return self._run(plan)
 
+    def stream(
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        *,
+        thread: str | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        key: str | None = None,
+        new: bool = False,
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        subgraphs: bool = False,
+    ) -> RunStream:
+        """Do as `run`, and yield what LangGraph's `stream` yields while it happens.
+
+        What a resume replays it streams too, with two differences: "custom" chunks of a step that
+        is not run again are absent, and "messages" has its whole messages, in one chunk each,
+        where there were tokens, if LangGraph gets them from the node's result. A stored answer
+        yields nothing.
+
+        Args:
+            input: As for `run`, like those that are not named here.
+            thread: As for `run`.
+            config: As for `run`.
+            context: As for `run`.
+            key: As for `run`.
+            new: As for `run`.
+            stream_mode: "values", "updates", "messages", "custom", "tasks", "checkpoints",
+                "debug", or several: chunks are then (mode, chunk). None: the graph's own.
+            subgraphs: Whether to stream from subgraphs too: each chunk has its namespace before it.
+
+        Returns:
+            The chunks, and the run: `stream.run`. Leaving it early leaves a run to be resumed.
+
+        Raises:
+            Exception: As `run`, from here, and what a node raised, from the loop.
+        """
+        with self.journal.reading():
+            plan = self._plan(input, thread, config, context, key, new=new)
+            drive = self._drive(plan)
+        return RunStream(
+            drive,
+            lambda: self._run(plan),
+            thread=plan.thread,
+            call=(plan.given, plan.config or {}, plan.context),
+            stream_mode=stream_mode,
+            subgraphs=subgraphs,
+        )
+
+    def astream(self, input: Any, **options: Any) -> RunStream:  # noqa: A002 - LangGraph's name
+        """Do as `stream`, for `async for` on the running event loop; it takes the same options."""
+        return self.stream(input, **options)
+
+    def thread(self, name: str) -> Thread:
+        """Return a handle on a thread of this agent: its history, its state, its forks.
+
+        Raises:
+            UnknownThreadError: There is no such thread.
+            WrongAgentError: It is another agent's.
+        """
+        self.journal.thread(name)
+        head = self.journal.head(name)
+        assert head is not None
+        self._check_agent(head)
+        return Thread(self, name)
+
+    def fork(self, thread: str, *, at: str | None = None, name: str | None = None) -> Thread:
+        """Make a thread that has another one's past up to a step or checkpoint; see `Thread.fork`.
+
+        Raises:
+            UnknownThreadError: There is no such thread, or no such step in it.
+            WrongAgentError: It is another agent's.
+            UsageError: There is a thread `name` already.
+        """
+        return self.thread(thread).fork(at=at, name=name)
+
     def resume(
         self,
         thread: str,
@@ -224,7 +269,7 @@ class Agent:
             scope=head.scope,
             number=head.run,
             session=head.session + 1,
-            config=_run_config(None, thread),
+            config=run_config(None, thread),
         )
         drive = self._drive(plan)
         assert drive is not None
@@ -268,7 +313,7 @@ class Agent:
                 if plan is not None:
                     return plan
         scope = head.scope if head is not None else thread
-        kept = _kept_config(config)
+        kept = kept_config(config)
         started = {
             "input": copy.deepcopy(given),
             "config": kept,
@@ -286,7 +331,7 @@ class Agent:
             number=(head.run if head is not None else 0) + 1,
             session=1,
             given=copy.deepcopy(given),  # LangGraph writes message ids into what it is given
-            config=_run_config(config, thread),
+            config=run_config(config, thread),
             context=context,
             started=started,
             prices=self.prices,
@@ -385,12 +430,13 @@ class Agent:
             number=head.run,
             session=head.session + 1,
             given=command if command is not None else None if begun else kept["input"],
-            config=_run_config(both, head.thread),
+            config=run_config(both, head.thread),
             context=context if context is not None else kept["context"],
             prices=self.prices if self.prices is not None else kept["prices"],
             # LangGraph would give a looping agent its limit anew at every resume.
             last_superstep=min(begun) + 1 + limit if begun and limit is not None else None,
             replies=replies,
+            origins=origins(self.journal, head),
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
@@ -471,6 +517,7 @@ class Agent:
         """Take the thread; None where the plan is to give a stored answer."""
         if not plan.session:
             return None
+        leave(self.journal, plan.thread)
         claim = Claim(
             agent=self.name, run=plan.number, session=plan.session, notebook=here().notebook
         )
@@ -486,6 +533,7 @@ class Agent:
             last_superstep=plan.last_superstep,
             prices=plan.prices,
             replies=plan.replies,
+            origins=plan.origins,
         )
 
     def _run(self, plan: Plan) -> Run:
@@ -515,34 +563,8 @@ def live_agent(name: str) -> Agent | None:
     return _live.get(name)
 
 
-def read_parts(journal: Journal, record: Record, names: Iterable[str]) -> dict[str, Any]:
-    """Return the named parts of a run's first record.
-
-    Raises:
-        SealError: The record does not open.
-    """
-    trees = unpack(journal.payload(record.seq))
-    decoder = Decoder(ResultCodec(strict_serializer()), journal.payloads)
-    return {name: decoder.decode(trees[name], record.refs) for name in names}
-
-
 def _reference(value: object) -> str | None:
     """Name what a definition refers to instead of holding it."""
     if isinstance(value, Agent):
         return f"agent:{value.name}"
     return "journal:" if isinstance(value, Journal) else None
-
-
-def _kept_config(config: RunnableConfig | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the part of a config that a resume gets back."""
-    given = dict(config or {})
-    kept = {name: given[name] for name in _KEPT_CONFIG if name in given}
-    configurable = dict(given.get("configurable") or {})
-    configurable.pop("thread_id", None)
-    return {**kept, "configurable": configurable}
-
-
-def _run_config(config: RunnableConfig | Mapping[str, Any] | None, thread: str) -> RunnableConfig:
-    given: dict[str, Any] = dict(config or {})
-    given["configurable"] = {**(given.get("configurable") or {}), "thread_id": thread}
-    return given  # type: ignore[return-value]  # a plain dict until here

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -43,9 +43,10 @@ from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Sequence
 
     from langchain_core.runnables import RunnableConfig
+    from langgraph.types import StreamMode
 
     from notebook_agents.graph.people import Replies
     from notebook_agents.graph.usage import Prices
@@ -63,6 +64,10 @@ def going(journal: Journal, thread: str) -> Drive | None:
     return _going.get((journal.id, thread))
 
 
+Part = tuple[tuple[str, ...], str, Any]
+"""Of a stream: whose (the namespace), which mode, what."""
+
+
 class Drive:
     """A run in this process, from its claim to its end.
 
@@ -78,6 +83,7 @@ class Drive:
             where the run was begun by another process; None leaves it to LangGraph.
         prices: What models cost; see `Agent`.
         replies: The answers that it starts with, if it was begun before.
+        origins: The threads that this one was forked from.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Drive:
         last_superstep: int | None,
         replies: Replies | None,
         prices: Prices | None = None,
+        origins: tuple[str, ...] = (),
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
         self.journal = journal
@@ -111,6 +118,7 @@ class Drive:
             suspension=(GraphInterrupt,),
             signal=(GraphBubbleUp,),
             prices=prices,
+            origins=origins,
         )
         answers = [] if replies is None else replies.drafts(self.driver, serializer)
         self._start(claim, started, digest, answers)
@@ -157,7 +165,7 @@ class Drive:
 
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end and record where it stands."""
-        if _needs_loop(self.graph):
+        if needs_loop(self.graph):
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
@@ -206,6 +214,83 @@ class Drive:
             if _going.get(place) is self:
                 del _going[place]
 
+    def stream(
+        self,
+        given: Any,
+        config: RunnableConfig,
+        context: Any,
+        modes: Sequence[StreamMode],
+        *,
+        subgraphs: bool,
+    ) -> Generator[Part, None, None]:
+        """Run the graph and yield what LangGraph streams; close it to put the run down.
+
+        Args:
+            given: What LangGraph is given.
+            config: LangGraph's config.
+            context: The graph's runtime context.
+            modes: LangGraph's stream modes; "values" has to be one of them.
+            subgraphs: Whether those of subgraphs are streamed too.
+
+        Yields:
+            Namespace, mode and chunk.
+        """
+        value = None
+        try:
+            parts: Any = self.graph.stream(
+                given,
+                config,
+                context=context,
+                durability="async",
+                stream_mode=list(modes),
+                subgraphs=subgraphs,
+            )
+            # Closed here: its nodes have ended before the thread is given back.
+            with closing(parts):
+                for one in parts:
+                    part = _part(one)
+                    value = part[2] if part[:2] == ((), "values") else value
+                    yield part
+            self._ended(value, config)
+        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
+            self._broke(error)
+
+    async def astream(
+        self,
+        given: Any,
+        config: RunnableConfig,
+        context: Any,
+        modes: Sequence[StreamMode],
+        *,
+        subgraphs: bool,
+    ) -> AsyncGenerator[Part, None]:
+        """Do as `stream` on the running loop."""
+        value = None
+        try:
+            parts: Any = self.graph.astream(
+                given,
+                config,
+                context=context,
+                durability="async",
+                stream_mode=list(modes),
+                subgraphs=subgraphs,
+            )
+            async with aclosing(parts):
+                async for one in parts:
+                    part = _part(one)
+                    value = part[2] if part[:2] == ((), "values") else value
+                    yield part
+            self._ended(value, config)
+        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
+            self._broke(error)
+
+    def put_down(self) -> None:
+        """Give the thread back without an end: whoever resumes it finds it orphaned."""
+        try:
+            self.journal.release(self.thread, self.driver.claim.token)
+        except Exception:  # the journal may be what broke; the first error is the one to show
+            _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
     def _ended(self, value: Any, config: RunnableConfig) -> None:
         waiting = self.driver.waiting
         if not waiting and (self.graph.interrupt_before_nodes or self.graph.interrupt_after_nodes):
@@ -226,7 +311,7 @@ class Drive:
             self.driver.finish(RunStatus.IN_DOUBT, error=str(error))
             return
         if not isinstance(error, Exception) or isinstance(error, FencedError | JournalError):
-            self._put_down()
+            self.put_down()
             raise error
         self._settle()
         if not self.driver.began and isinstance(
@@ -258,12 +343,10 @@ class Drive:
         except ValueNotKeptError:
             _logger.info("thread %r ended before its state was stored", self.thread, exc_info=True)
 
-    def _put_down(self) -> None:
-        """Give the thread back without an end: whoever resumes it finds it orphaned."""
-        try:
-            self.journal.release(self.thread, self.driver.claim.token)
-        except Exception:  # the journal may be what broke; the first error is the one to show
-            _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+def _part(part: Any) -> Part:
+    """Return what LangGraph streams; it names no namespace without subgraphs."""
+    return part if len(part) == 3 else ((), *part)
 
 
 @cache
@@ -278,7 +361,7 @@ def _keeps_all(graph: Graph) -> bool:
     )
 
 
-def _needs_loop(graph: Graph) -> bool:
+def needs_loop(graph: Graph) -> bool:
     """Whether some node or conditional edge has no synchronous function."""
     for node in graph.nodes.values():
         for path in filter(None, map(path_of, node.writers)):
@@ -287,7 +370,7 @@ def _needs_loop(graph: Graph) -> bool:
                 return True
         bound = getattr(node.bound, "inner", node.bound)
         if isinstance(bound, Pregel):
-            if _needs_loop(bound):
+            if needs_loop(bound):
                 return True
         elif getattr(bound, "afunc", None) is not None and getattr(bound, "func", None) is None:
             return True

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables import Runnable
 from langgraph.errors import GraphInterrupt
 
-from notebook_agents import ids
 from notebook_agents.graph.private import execution_info, with_path
 from notebook_agents.runtime.steps import inside
 
@@ -70,7 +69,7 @@ class DurablePath(Runnable[Any, Any]):
             with inside(self.driver, attempt):
                 chosen = self.inner.invoke(input, config, **kwargs)
         except GraphInterrupt:
-            step.suspended = True
+            self.driver.asks(step)
             raise
         self.saver.barrier.wait(checkpoint)
         self.driver.journal.append(self._chosen(attempt, chosen), durable=False)
@@ -86,7 +85,7 @@ class DurablePath(Runnable[Any, Any]):
             with inside(self.driver, attempt):
                 chosen = await self.inner.ainvoke(input, config, **kwargs)
         except GraphInterrupt:
-            step.suspended = True
+            self.driver.asks(step)
             raise
         await self.saver.barrier.wait_async(checkpoint)
         # Not awaited, as a node's result is not: it costs no fsync.
@@ -97,10 +96,10 @@ class DurablePath(Runnable[Any, Any]):
         info = execution_info(config)
         assert info is not None, "a route runs inside its graph"
         node, name, _ = self.place.split("\0")
-        step = self.driver.step(
-            ids.route_id(self.driver.thread, info.task_id, self.place),
+        step = self.driver.route_step(
+            info.task_id,
+            self.place,
             name=f"{node} → {name}",
-            parent=None,
             ns=info.checkpoint_ns.rpartition("|")[0],
         )
         return step, info.checkpoint_id

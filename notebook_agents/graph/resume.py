@@ -11,9 +11,10 @@ from notebook_agents.errors import (
     ValueNotKeptError,
 )
 from notebook_agents.graph import definition
-from notebook_agents.graph.agent import Agent, default_journal, live_agent, read_parts
+from notebook_agents.graph.agent import Agent, default_journal, live_agent
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.people import NO_ANSWER
+from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.decisions import decide
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
-_RESUMABLE = (RunStatus.ORPHANED, RunStatus.FAILED, RunStatus.WAITING, RunStatus.IN_DOUBT)
+_RESUMABLE = (
+    RunStatus.PENDING,
+    RunStatus.ORPHANED,
+    RunStatus.FAILED,
+    RunStatus.WAITING,
+    RunStatus.IN_DOUBT,
+)
 
 
 def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:

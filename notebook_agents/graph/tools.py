@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
 
-from notebook_agents import ids
 from notebook_agents.graph.private import is_tool_node, with_tool_calls
 from notebook_agents.graph.wrap import with_message_ids
 from notebook_agents.runtime.digests import digest
@@ -145,12 +144,7 @@ def _place(call: dict[str, Any]) -> tuple[RunDriver, StepState, set[str]] | None
     with outer.lock:
         ordinal = outer.calls.get((name, stands_for), 0)
         outer.calls[(name, stands_for)] = ordinal + 1
-    step = driver.step(
-        ids.call_step_id(outer.step.id, name, stands_for, ordinal),
-        name=name,
-        parent=outer.step.id,
-        ns=outer.step.ns,
-    )
+    step = driver.call_step(outer.step, name, stands_for, ordinal)
     step.used = True
     return driver, step, driver.taken(outer.step.id)
 

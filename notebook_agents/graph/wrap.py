@@ -23,7 +23,6 @@ from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from notebook_agents import ids
 from notebook_agents.errors import InputError, NotDurableError, ValueNotKeptError
 from notebook_agents.graph import people
 from notebook_agents.graph.edges import durable_writers
@@ -196,8 +195,8 @@ class DurableNode(Runnable[Any, Any]):
                 "`config`"
             )
         outer = current()
-        step = self.driver.step(
-            ids.node_step_id(self.driver.thread, info.task_id, self.name),
+        step = self.driver.node_step(
+            info.task_id,
             name=self.name,
             parent=outer[1].step.id if outer and outer[0] is self.driver else None,
             ns=info.checkpoint_ns.rpartition("|")[0],

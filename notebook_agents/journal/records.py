@@ -33,7 +33,7 @@ class Draft:
     """A record that is not committed yet; `seq` is 0 until it is.
 
     `refs` may name other drafts, of the same or an earlier append: their numbers are filled in at
-    the commit, when they have one.
+    the commit, when they have one. `ts` is set in a copy: when the first one was made.
     """
 
     kind: Kind
@@ -53,6 +53,7 @@ class Draft:
     size: int = 0
     token: int | None = None
     claim: Claim | None = None
+    ts: int | None = None
     seq: int = 0
 
 
@@ -65,6 +66,7 @@ class Claim:
         run: The run's number.
         session: 1 for the process that starts the run, then one more each time it is taken up.
         notebook: The notebook's path, or None.
+        fresh: Whether the thread must not be there yet.
         token: The fencing token, set at the commit.
     """
 
@@ -72,6 +74,7 @@ class Claim:
     run: int
     session: int
     notebook: str | None
+    fresh: bool = False
     token: int = 0
 
 

@@ -126,7 +126,9 @@ class Journal:
 
     def release(self, thread: str, token: int) -> None:
         """Give a thread back without an end of its run: it is orphaned from now on."""
-        self._writer.driving.discard(thread)
+        head = None if self._closed else self._queue.head(thread)
+        if head is None or head.token == token:  # else this process has taken it up again
+            self._writer.driving.discard(thread)
         if not self._closed:
             self._writer.flush(durable=True)
             self._writer.execute(query("queue.release_thread"), {"thread": thread, "token": token})

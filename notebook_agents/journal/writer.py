@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # Looking a member up in an enumeration takes longer than the comparison.
 _INTENDED, _RETURNED = Kind.STEP_INTENDED, Kind.STEP_RETURNED
-_FINISHED, _CHUNK = Kind.RUN_FINISHED, Kind.CHUNK
+_STARTED, _FINISHED, _CHUNK = Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.CHUNK
 
 _Place = tuple[str, int | None]
 """A thread and the token of who writes to it."""
@@ -386,7 +386,8 @@ class Writer:
         draft.seq = last + len(rows) + 1
         self._numbered.append(draft)
         key = self._key(draft.scope)
-        rows.append(seal(draft, seq=draft.seq, ts=ts, journal_id=self._journal_id, key=key))
+        at = draft.ts or ts
+        rows.append(seal(draft, seq=draft.seq, ts=at, journal_id=self._journal_id, key=key))
         _count(touched, draft, ts)
 
     def _undo_numbers(self) -> None:
@@ -472,7 +473,7 @@ class Writer:
                 query("queue.add_thread"),
                 {"thread": draft.thread, "scope": draft.scope, "seq": seq, "ts": ts},
             )
-        elif Head(row).driven and not self._stale(Head(row)):
+        elif claim.fresh or (Head(row).driven and not self._stale(Head(row))):
             ticket.finish(
                 ThreadBusyError(
                     f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait for "
@@ -564,6 +565,8 @@ def _count(touched: dict[_Place, dict[str, Any]], draft: Draft, ts: int) -> None
         values["returned"] += 1
     elif draft.kind is _FINISHED:
         values["status"] = draft.name
+    elif draft.kind is _STARTED and draft.attempt == 1:  # the head has the newest run's counts
+        values["intended"] = values["returned"] = 0
 
 
 def _added(before: dict[str, Any] | None, values: dict[str, Any]) -> dict[str, Any]:

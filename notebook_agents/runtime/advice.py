@@ -50,6 +50,8 @@ def advice(
                 "find out at the other side whether the step in doubt happened, say it (or give it "
                 "a reconcile function that finds out), then resume"
             ), call
+        case RunStatus.PENDING:
+            return "nobody has gone on with it yet", resume
         case RunStatus.ORPHANED:
             return "its process is gone; go on behind what returned", resume
     return None

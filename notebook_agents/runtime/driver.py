@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from notebook_agents import faults
+from notebook_agents import faults, ids
 from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
@@ -49,6 +49,7 @@ class StepState:
         proof: What the newest attempt's error says of its effect.
         decision: What a person said last of the newest attempt, where it is in doubt.
         answers: How many of its questions people have answered.
+        was: The ids that it had in the threads that this one was forked from.
     """
 
     id: str
@@ -66,6 +67,7 @@ class StepState:
     value: Any = None
     has_value: bool = False
     used: bool = False
+    was: tuple[str, ...] = ()
 
     @property
     def in_doubt(self) -> bool:
@@ -125,6 +127,7 @@ class RunDriver:
         suspension: The errors by which a graph says that a step waits for a person.
         signal: The errors by which a graph says anything at all: no failure of a step.
         prices: US dollars for a million input and a million output tokens, by model.
+        origins: The threads that this one was forked from.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class RunDriver:
         suspension: tuple[type[BaseException], ...] = (),
         signal: tuple[type[BaseException], ...] = (),
         prices: dict[str, tuple[float, float]] | None = None,
+        origins: tuple[str, ...] = (),
     ) -> None:
         self._suspension = suspension
         self._signal = signal
@@ -150,8 +154,10 @@ class RunDriver:
         self.claim = claim
         self.codec = codec
         self.cancelled = False
+        self.origins = origins
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}
+        self._waiting: set[str] = set()
         self._lock = threading.RLock()
 
     # -- what happened before -----------------------------------------------------------------
@@ -206,10 +212,45 @@ class RunDriver:
         """Every step that is known, in the order in which they first began."""
         return list(self._steps.values())
 
+    def node_step(self, task: str, *, name: str, parent: str | None, ns: str) -> StepState:
+        """Return the step that a node's execution as LangGraph's `task` is."""
+        own = ids.node_step_id(self.thread, task, name)
+        was = tuple(ids.node_step_id(origin, task, name) for origin in self.origins)
+        return self._kept(own, was, name=name, parent=parent, ns=ns)
+
+    def call_step(self, outer: StepState, name: str, digest: str, ordinal: int) -> StepState:
+        """Return the step that a durable call inside `outer` is."""
+        own = ids.call_step_id(outer.id, name, digest, ordinal)
+        was = tuple(ids.call_step_id(id_, name, digest, ordinal) for id_ in outer.was)
+        return self._kept(own, was, name=name, parent=outer.id, ns=outer.ns)
+
+    def route_step(self, task: str, place: str, *, name: str, ns: str) -> StepState:
+        """Return what stands for a conditional edge at `place` of LangGraph's `task`."""
+        own = ids.route_id(self.thread, task, place)
+        was = tuple(ids.route_id(origin, task, place) for origin in self.origins)
+        return self._kept(own, was, name=name, parent=None, ns=ns)
+
+    def _kept(
+        self, own: str, was: tuple[str, ...], *, name: str, parent: str | None, ns: str
+    ) -> StepState:
+        """Return a step: a fork has those that it keeps under the ids that they had.
+
+        So what they returned counts, and what is in doubt goes out again under the same
+        idempotency key, whichever of the two threads comes first.
+        """
+        known = next((id_ for id_ in was if id_ in self._steps), own)
+        step = self.step(known, name=name, parent=parent, ns=ns)
+        step.was = was
+        return step
+
     @property
     def waiting(self) -> bool:
-        """Whether some step waits for a person."""
-        return any(step.suspended for step in self._steps.values())
+        """Whether some step that ran in this process waits for a person.
+
+        LangGraph runs all that do again with each answer; others belong to a state that
+        somebody has changed since.
+        """
+        return bool(self._waiting)
 
     @property
     def began(self) -> bool:
@@ -285,6 +326,7 @@ class RunDriver:
             step.attempts += 1
             step.failed, step.suspended = None, False
             step.proof = step.decision = None
+            self._waiting.discard(step.id)
             attempt = Attempt(step, step.attempts)
         if doubtful:
             self.tell(step, "in_doubt")
@@ -373,9 +415,14 @@ class RunDriver:
         self.tell(attempt.step, "failed")
         return [*self._unanswered(attempt), draft]
 
+    def asks(self, step: StepState) -> None:
+        """Note that a step of this process waits for a person."""
+        self._waiting.add(step.id)
+
     def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
         """Return the drafts of an attempt that waits for a person."""
         attempt.step.suspended = attempt.number == attempt.step.attempts
+        self.asks(attempt.step)
         draft = self._draft(Kind.STEP_SUSPENDED, attempt)
         encoder = self.encoder()
         if asked is not None:

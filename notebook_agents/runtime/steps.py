@@ -357,12 +357,7 @@ class _Call:
         with outer.lock:
             ordinal = outer.calls.get((self.name, stands_for), 0)
             outer.calls[(self.name, stands_for)] = ordinal + 1
-        step = driver.step(
-            ids.call_step_id(outer.step.id, self.name, stands_for, ordinal),
-            name=self.name,
-            parent=outer.step.id,
-            ns=outer.step.ns,
-        )
+        step = driver.call_step(outer.step, self.name, stands_for, ordinal)
         step.used = True
         return driver, step
 

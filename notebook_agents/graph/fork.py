@@ -1,0 +1,288 @@
+"""Forks: a new thread that has the past of another one up to a point, and goes on from there.
+
+LangGraph's ids of tasks hash the checkpoint, and the fork keeps checkpoints under their ids, so a
+task that is still to run has the same id in both threads. Our ids of steps hash the thread too. So
+a step that the fork runs has an id and an idempotency key of its own, unless its records were
+copied: those are found by the id that they had (`RunDriver.node_step`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from notebook_agents import ids
+from notebook_agents.errors import ThreadBusyError, UnknownThreadError, UsageError
+from notebook_agents.journal import Claim, Draft
+from notebook_agents.journal.copies import copy_records
+from notebook_agents.journal.values import pack
+from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime.origin import here
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from notebook_agents.journal import Journal, Record
+    from notebook_agents.journal.queue import Head
+
+FORK = "fork"
+"""The name of the decision that begins a fork; its parent is the thread that was forked."""
+_STEPS = (
+    Kind.STEP_INTENDED,
+    Kind.STEP_RETURNED,
+    Kind.STEP_FAILED,
+    Kind.STEP_SUSPENDED,
+    Kind.STEP_LATE,
+    Kind.ROUTED,
+    Kind.USAGE,
+)
+_COPIED = (
+    Kind.RUN_STARTED,
+    Kind.RUN_FINISHED,
+    Kind.CHECKPOINT,
+    Kind.WRITES,
+    Kind.DECISION,
+    *_STEPS,
+)
+_NO_TASK = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's task id for what did not come from a task: answers and updates of a `Command`."""
+_BAR = "|"
+
+
+def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | None = None) -> str:
+    """Make a thread that has another one's past up to a point; return its name.
+
+    Args:
+        journal: The journal.
+        thread: The thread to fork. It is only read: somebody may be driving it.
+        at: A step's id: it, and what followed from it, is still to run in the fork; its siblings
+            of the same superstep keep what they returned. A checkpoint's id: all tasks behind it
+            are still to run. None: nothing is undone; a waiting run waits in the fork too.
+        name: The new thread's name; None makes one.
+
+    Raises:
+        UnknownThreadError: There is no such thread, or no such step or checkpoint in it.
+        UsageError: There is a thread `name` already.
+    """
+    journal.thread(thread)
+    head = journal.head(thread)
+    assert head is not None
+    if head.agent is None:
+        raise UnknownThreadError(
+            f"thread {thread!r} was written by a plain LangGraph graph and has no steps: fork it "
+            "there, by update_state on an older checkpoint"
+        )
+    name = name or _name(thread)
+    records = journal.select(thread=thread, kinds=_COPIED)
+    point = None if at is None else Point(thread, records, at)
+    kept = [
+        record for record in records if _is_past(record) and (point is None or point.has(record))
+    ]
+    run = head.run if point is None else point.run
+    session = max(r.attempt or 1 for r in kept if r.kind is Kind.RUN_STARTED and r.run == run)
+    drafts = copy_records(journal, kept, name)
+    claim = Claim(agent=head.agent, run=run, session=session, notebook=here().notebook, fresh=True)
+    drafts[0].claim = claim
+    last = Draft(kind=Kind.DECISION, thread=name, scope=head.scope, run=run, name=FORK)
+    last.parent = thread
+    if point is not None:
+        last.ref = point.checkpoint.ref
+        last.step = point.step.step if point.step is not None else None
+    drafts.append(last)
+    if point is not None or head.status == RunStatus.RUNNING:
+        drafts.append(pending(name, head.scope, run, session))
+    try:
+        journal.append(drafts, durable=True)
+    except ThreadBusyError:
+        raise UsageError(
+            f"there is a thread {name!r} already: give the fork of {thread!r} another name"
+        ) from None
+    finally:
+        if claim.token:
+            journal.release(name, claim.token)
+    return name
+
+
+def pending(thread: str, scope: str, run: int, session: int, token: int | None = None) -> Draft:
+    """Return the record that says that a run is still to be gone on with."""
+    return Draft(
+        kind=Kind.RUN_FINISHED,
+        thread=thread,
+        scope=scope,
+        run=run,
+        name=str(RunStatus.PENDING),
+        attempt=session,
+        plain=pack((None, None)),
+        token=token,
+    )
+
+
+def origins(journal: Journal, head: Head) -> tuple[str, ...]:
+    """Return the threads that a thread was forked from, the nearest first."""
+    if head.scope == head.thread:
+        return ()
+    records = journal.select(thread=head.thread, kinds=[Kind.DECISION])
+    return tuple(record.parent or "" for record in reversed(records) if record.name == FORK)
+
+
+class Point:
+    """Where a fork leaves its thread's past.
+
+    A step in a subgraph rests on a checkpoint of that subgraph and on one of each graph around it.
+    In each of them the task on the way to the step is still to run, and its siblings, which do not
+    follow from it, stay as they are.
+
+    Args:
+        thread: The thread.
+        records: Its records.
+        at: A step's or a checkpoint's id.
+
+    Raises:
+        UnknownThreadError: The thread has neither.
+    """
+
+    def __init__(self, thread: str, records: Sequence[Record], at: str) -> None:
+        self._records = records
+        self._began: dict[str, Record] = {}
+        for record in records:
+            if record.kind is Kind.STEP_INTENDED:
+                self._began.setdefault(record.step or "", record)
+        self.step = self._began.get(at)
+        found = self.step or next(
+            (r for r in records if r.kind is Kind.CHECKPOINT and r.ref == at), None
+        )
+        if found is None or found.run is None:
+            raise UnknownThreadError(
+                f"thread {thread!r} has no step or checkpoint {at!r}: `notebook-agents show "
+                f"{thread} --json` has the steps' ids, Thread.history() the checkpoints'"
+            )
+        self._cut = found.seq
+        self.run = found.run
+        self._threads = (thread, *(r.parent or "" for r in records if r.name == FORK))
+        self._levels = self._found_levels(found)
+        self.checkpoint = self._levels[-1].checkpoint
+
+    def _found_levels(self, found: Record) -> list[_Level]:
+        """Return the graphs around the point, the outermost first."""
+        parts = (found.ns or "").split(_BAR) if found.ns else []
+        levels = []
+        for depth in range(len(parts) + 1):
+            ns = _BAR.join(parts[:depth])
+            # A subgraph with a checkpointer of its own has its checkpoints under its bare name.
+            names = {ns, _BAR.join(part.partition(":")[0] for part in parts[:depth])}
+            saved = [
+                r for r in self._records if r.kind is Kind.CHECKPOINT and (r.ns or "") in names
+            ]
+            before = [record for record in saved if record.seq <= self._cut]
+            if before:
+                task = parts[depth].partition(":")[2] if depth < len(parts) else None
+                end = next((r.seq for r in saved if r.seq > self._cut), None)
+                levels.append(_Level(frozenset(names), before[-1], task, end))
+        return levels
+
+    def has(self, record: Record) -> bool:
+        """Whether a record belongs to the past that the fork gets."""
+        level = next(level for level in reversed(self._levels) if level.contains(record.ns or ""))
+        inside = (record.ns or "") in level.names
+        if record.kind is Kind.WRITES and inside:
+            return self._has_writes(record, level)
+        if record.kind in _STEPS and self._is_undone(record):
+            return False
+        if record.seq <= self._cut:
+            return True
+        if (
+            record.run != self.run
+            or record.kind not in (Kind.CHECKPOINT, Kind.WRITES, *_STEPS)
+            or (level.end is not None and record.seq > level.end)
+            or (record.kind is Kind.CHECKPOINT and inside)
+        ):
+            return False
+        if level is not self._levels[-1]:
+            return True
+        return self.step is not None and not self._is_below(record.ns or "", level)
+
+    def _has_writes(self, record: Record, level: _Level) -> bool:
+        if record.ref != level.checkpoint.ref:
+            # LangGraph may store what a task writes after the checkpoint that has it.
+            return any(
+                r.ref == record.ref and r.ns == record.ns and r.seq <= level.checkpoint.seq
+                for r in self._checkpoints
+            )
+        task = record.parent or ""
+        if task == _NO_TASK or task == level.task:  # an answer belongs to the task that asked
+            return False
+        return level is not self._levels[-1] or (self.step is not None and not self._is_own(task))
+
+    @cached_property
+    def _checkpoints(self) -> list[Record]:
+        return [record for record in self._records if record.kind is Kind.CHECKPOINT]
+
+    def _is_undone(self, record: Record) -> bool:
+        """Whether a step is the point's own, one around it, or a call made after it."""
+        if self.step is None:
+            return False
+        way = list(self._way(self.step))
+        if record.step in {step.step for step in way}:
+            return True
+        node = list(self._way(self._began.get(record.step or "", record)))[-1]
+        if node.step != way[-1].step:
+            return False
+        return self._began[record.step or ""].seq > self.step.seq
+
+    def _way(self, record: Record) -> Iterable[Record]:
+        """Yield a step's first record and those of the steps around it, up to its node's."""
+        found: Record | None = record
+        while found is not None:
+            yield found
+            found = self._began.get(found.parent) if found.parent else None
+
+    def _is_own(self, task: str) -> bool:
+        """Whether LangGraph's task is the one that the point's step belongs to."""
+        assert self.step is not None
+        node = list(self._way(self.step))[-1]
+        name = node.name or ""
+        return any(ids.node_step_id(t, task, name) == node.step for t in self._threads)
+
+    def _is_below(self, ns: str, level: _Level) -> bool:
+        """Whether a namespace is that of a graph which the point's own step ran."""
+        outer = next((name for name in level.names if _under(ns, name)), None)
+        if outer is None:
+            return False
+        task = ns[len(outer) :].lstrip(_BAR).partition(_BAR)[0].partition(":")[2]
+        return bool(task) and self._is_own(task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One of the graphs around a point.
+
+    Attributes:
+        names: Its namespace, as steps and as checkpoints have it.
+        checkpoint: Its newest checkpoint before the point.
+        task: LangGraph's task in it that leads to the point; None in the innermost.
+        end: The number of its next checkpoint, behind which nothing belongs to this superstep.
+    """
+
+    names: frozenset[str]
+    checkpoint: Record
+    task: str | None
+    end: int | None
+
+    def contains(self, ns: str) -> bool:
+        """Whether a namespace is this graph's, or one of a graph inside it."""
+        return any(ns == name or _under(ns, name) for name in self.names)
+
+
+def _under(ns: str, name: str) -> bool:
+    return ns != name and (not name or ns.startswith(name + _BAR))
+
+
+def _is_past(record: Record) -> bool:
+    """Whether a record tells of the past: what somebody asked of the run is not the fork's."""
+    return record.kind is not Kind.DECISION or record.name == FORK or record.step is not None
+
+
+def _name(thread: str) -> str:
+    return f"{thread.partition('-fork-')[0]}-fork-{secrets.token_hex(4)}"
