@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
+from crash.processes import fork
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph, add_messages
 from langgraph.types import Send
 from support.checks import State, add, ask, chain
 
 import notebook_agents as na
+from notebook_agents.errors import ThreadBusyError
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -163,3 +167,43 @@ async def test_async_steps_are_cancelled(journal):
     assert run.status is RunStatus.CANCELLED
     outcomes = {step.name: step.attempts[-1].outcome for step in run.steps}
     assert outcomes == {"add": Outcome.RETURNED, "endless": Outcome.UNCERTAIN}
+
+
+def test_cancelled_from_the_command_line(home, cli, dies, trips):
+    """`notebook-agents cancel` finishes a killed run; a second time it says where it stands."""
+
+    def node(state: State) -> State:
+        trips()
+        return {"n": 2}
+
+    def run() -> None:
+        with na.Journal.open(home) as journal:
+            na.Agent(chain(add, node), "killed", journal).run({"n": 1}, thread="t")
+
+    dies(run)
+    for _ in range(2):
+        done = cli("cancel", "t", "--journal", str(home), "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out) == {"thread": "t", "run": 1, "status": "cancelled"}
+
+
+def test_a_thread_of_another_process_is_not_cancelled(home, tmp_path, journal):
+    """A run that a living process drives is left alone, and the process is named."""
+    inside, gate = os.pipe(), os.pipe()
+
+    def node(state: State) -> State:
+        os.write(inside[1], b"x")
+        os.read(gate[0], 1)
+        return {"n": 7}
+
+    def program() -> None:
+        with na.Journal.open(home) as opened:
+            na.Agent(chain(node), "held", opened).run({"n": 1}, thread="t")
+
+    child = fork(program, tmp_path / "held.log")
+    assert os.read(inside[0], 1) == b"x"
+    with pytest.raises(ThreadBusyError, match=f"process {child.pid} .*: cancel it there"):
+        na.cancel("t", journal=journal)
+    os.write(gate[1], b"x")
+    assert child.end() == 0
+    assert journal.thread("t").status is RunStatus.SUCCEEDED

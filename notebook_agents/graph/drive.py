@@ -199,8 +199,14 @@ class Drive:
     def finish_cancelled(self) -> None:
         """Mark the run cancelled; its state is left so that a model accepts it."""
         self._settle()
-        config: RunnableConfig = {"configurable": {"thread_id": self.thread}}
-        close_tool_calls(self._saver, config, message_channels(self.graph))
+        checkpoints = self.journal.select(thread=self.thread, kinds=[Kind.CHECKPOINT], ns="")
+        if checkpoints:
+            close_tool_calls(
+                self._saver,
+                {"configurable": {"thread_id": self.thread}},
+                message_channels(self.graph),
+                self.driver.returned_since(checkpoints[-1].seq),
+            )
         self._settle()
         self.driver.finish(RunStatus.CANCELLED)
 
@@ -246,7 +252,7 @@ class Drive:
                 subgraphs=subgraphs,
             )
             # Closed here: its nodes have ended before the thread is given back.
-            with closing(parts):
+            with self._under_way(), closing(parts):
                 for one in parts:
                     part = _part(one)
                     value = part[2] if part[:2] == ((), "values") else value
@@ -275,11 +281,12 @@ class Drive:
                 stream_mode=list(modes),
                 subgraphs=subgraphs,
             )
-            async with aclosing(parts):
-                async for one in parts:
-                    part = _part(one)
-                    value = part[2] if part[:2] == ((), "values") else value
-                    yield part
+            with self._under_way():
+                async with aclosing(parts):
+                    async for one in parts:
+                        part = _part(one)
+                        value = part[2] if part[:2] == ((), "values") else value
+                        yield part
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from notebook_agents import ids
 from notebook_agents.errors import ThreadBusyError, UnknownThreadError, UsageError
 from notebook_agents.journal import Claim, Draft
-from notebook_agents.journal.copies import copy_records
+from notebook_agents.journal.copying import copy_records
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.origin import here

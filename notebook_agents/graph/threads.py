@@ -12,7 +12,7 @@ from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import leave
 from notebook_agents.journal import Claim, Draft
-from notebook_agents.journal.copies import copy_records
+from notebook_agents.journal.copying import copy_records
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.origin import here
 from notebook_agents.runtime.view import run_view

@@ -75,25 +75,53 @@ def _drafts(journal: Journal, head: Head, target: str) -> list[Draft]:
         records = journal.select(thread=head.thread, kinds=(*_COPIED, Kind.DELETION))
         gone = hidden(records)
         copied = _closed([r for r in records if r.kind is not Kind.DELETION], records, gone)
-        payloads = journal.payloads([record.seq for record in copied])
-    drafts: dict[int, Draft] = {}
-    for record in copied:
-        drafts[record.seq] = Draft(
+    drafts = copy_records(journal, copied, target)
+    for draft in drafts:
+        draft.run = None
+    unseen = [draft for record, draft in zip(copied, drafts, strict=True) if record.seq in gone]
+    return [*drafts, *_hiding(target, head.scope, unseen)]
+
+
+def copy_records(
+    journal: Journal, records: Sequence[Record], thread: str, *, token: int | None = None
+) -> list[Draft]:
+    """Return drafts of records as another thread's, with the times at which they were made.
+
+    What a record refers to is the copy, if that is among `records`, and otherwise what it was:
+    chunks belong to the scope and are not copied.
+
+    Args:
+        journal: The journal that has them.
+        records: In order.
+        thread: Whose the copies are.
+        token: The driver's that appends them, if the thread has one.
+
+    Raises:
+        SealError: One does not open.
+    """
+    plain = journal.payloads([record.seq for record in records])
+    made: dict[int, Draft] = {}
+    for record in records:
+        made[record.seq] = Draft(
             kind=record.kind,
-            thread=target,
-            scope=head.scope,
-            plain=payloads[record.seq],
+            thread=thread,
+            scope=record.scope,
+            plain=plain[record.seq],
+            run=record.run,
             ns=record.ns,
+            step=record.step,
             parent=record.parent,
             name=record.name,
             attempt=record.attempt,
             ref=record.ref,
             prior=record.prior,
-            refs=[drafts.get(seq, seq) for seq in record.refs],
+            digest=record.digest,
+            refs=[made.get(seq, seq) for seq in record.refs],
             size=record.size,
+            token=token,
+            ts=record.ts,
         )
-    unseen = [draft for seq, draft in drafts.items() if seq in gone]
-    return [*drafts.values(), *_hiding(target, head.scope, unseen)]
+    return list(made.values())
 
 
 def _closed(

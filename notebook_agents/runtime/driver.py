@@ -165,7 +165,8 @@ class RunDriver:
     def load(self) -> None:
         """Read what earlier processes did in this run."""
         for record in self.journal.select(thread=self.thread, kinds=_STEP_KINDS):
-            if record.run == self.number and record.step is not None:
+            told = record.kind is not Kind.DECISION or record.name in tuple(Said)
+            if record.run == self.number and record.step is not None and told:
                 self._apply(record)
 
     def _apply(self, record: Record) -> None:
@@ -268,6 +269,19 @@ class RunDriver:
             step.value, step.has_value = self.decode(step.returned), True
         self.tell(step, "replayed")
         return step.value
+
+    def returned_since(self, seq: int) -> list[Any]:
+        """Return what the steps gave that returned behind a record."""
+        behind = [
+            step
+            for step in self._steps.values()
+            if step.returned is not None and step.returned.seq > seq
+        ]
+        for step in behind:
+            if not step.has_value:
+                assert isinstance(step.returned, Record)
+                step.value, step.has_value = self.decode(step.returned), True
+        return [step.value for step in behind]
 
     def error(self, step: StepState) -> BaseException:
         """Return the recorded error of a step, or one that stands for it."""

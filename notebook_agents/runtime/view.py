@@ -165,7 +165,11 @@ def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record])
 def _decisions(journal: Journal, records: list[Record]) -> dict[str, tuple[Decision, ...]]:
     """Return what people said of the steps, by step."""
     found: dict[str, tuple[Decision, ...]] = {}
-    said = {record.seq: record for record in records if record.kind is Kind.DECISION}
+    said = {
+        record.seq: record
+        for record in records
+        if record.kind is Kind.DECISION and record.name in tuple(Said)
+    }
     payloads = journal.payloads(list(said))
     for seq, record in said.items():
         user, host, _ = unpack(payloads[seq])
