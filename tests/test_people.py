@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel, ValidationError
 from support.checks import State, add, ask, chain, refused, says, told
-from support.running import named
+from support.running import Ledger, named
 
 import notebook_agents as na
 from notebook_agents import errors, faults
@@ -475,3 +475,25 @@ def test_questions_of_a_fan_out(journal):
     assert run.interrupts == asked[:1]
     run = agent.resume("t", answer=asked[0].value * 10)
     assert sorted(run.value["items"]) == [[0, 0], [1, 10], [2, 20]]
+
+
+def test_a_durable_call_that_asks_keeps_its_answer(home: Path, ledger: Ledger) -> None:
+    """A question behind a durable call that asked gets its own answer, not that call's."""
+
+    @na.step
+    def first(label: str) -> Any:
+        ledger.note(label)
+        return interrupt(label)
+
+    def node(state: State) -> State:
+        answers = [first("one?"), interrupt("two?"), first("three?"), interrupt("four?")]
+        return {"at": answers}
+
+    with na.Journal.open(home) as journal:
+        agent = na.Agent(chain(node), "asking", journal)
+        run = agent.run({"n": 0}, thread="t")
+        for number, asked in enumerate(["one?", "two?", "three?", "four?"]):
+            assert [one.value for one in run.interrupts] == [asked]
+            run = na.resume("t", answer=number, journal=journal)
+        assert run.value["at"] == [0, 1, 2, 3]
+    assert ledger.lines() == ["one?", "one?", "three?", "three?"]

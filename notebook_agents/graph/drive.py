@@ -35,7 +35,7 @@ from notebook_agents.errors import (
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
-from notebook_agents.graph.private import path_of, schema_types
+from notebook_agents.graph.private import path_of, placed, schema_types
 from notebook_agents.graph.toolcalls import close_tool_calls
 from notebook_agents.graph.wrap import durable, message_channels
 from notebook_agents.journal.values import pack
@@ -119,6 +119,7 @@ class Drive:
             signal=(GraphBubbleUp,),
             prices=prices,
             origins=origins,
+            placed=placed,
         )
         answers = [] if replies is None else replies.drafts(self.driver, serializer)
         self._start(claim, started, digest, answers)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CALL,
@@ -30,7 +32,7 @@ from langgraph.runtime import ExecutionInfo
 from langgraph.types import _interrupt_id as interrupt_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.checkpoint.base import Checkpoint
@@ -47,7 +49,9 @@ __all__ = [
     "execution_info",
     "interrupt_id",
     "is_tool_node",
+    "keep_off",
     "path_of",
+    "placed",
     "replace_call",
     "schema_types",
     "superstep",
@@ -189,16 +193,46 @@ def with_tool_calls(
 
 
 def _placed(runtime: Any, used: list[str], taken: set[str]) -> Any:
-    """Return a tool's runtime in which its questions and subgraphs keep off others' places.
+    """Return a tool's runtime in which its questions and subgraphs keep off others' places."""
+    config = _keeping_off(runtime.config, used, taken)
+    return runtime if config is None else dataclasses.replace(runtime, config=config)
+
+
+def keep_off(config: RunnableConfig | None, taken: set[str]) -> None:
+    """Have a node's questions and subgraphs keep off the places that calls inside it have.
+
+    The config of a task's attempt is that attempt's own.
+    """
+    changed = _keeping_off(config or {}, [], taken)
+    if config is not None and changed is not None:
+        config[CONF][CONFIG_KEY_SCRATCHPAD] = changed[CONF][CONFIG_KEY_SCRATCHPAD]
+
+
+@contextmanager
+def placed(used: list[str], taken: set[str]) -> Iterator[None]:
+    """Note in `used` the places that the code in the block takes, off those that are `taken`."""
+    changed = _keeping_off(var_child_runnable_config.get() or {}, used, taken)
+    if changed is None:
+        yield
+        return
+    token = var_child_runnable_config.set(changed)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> RunnableConfig | None:
+    """Return a config whose questions and subgraphs keep off places; None where it has no places.
 
     LangGraph gives an answer to the question that is asked in its place among those of a node, and
     a subgraph the checkpoints of its place. A call that is not made again takes no place, and the
     next one would get its answers.
     """
-    configurable = runtime.config.get(CONF, {})
+    configurable = config.get(CONF, {})
     scratchpad = configurable.get(CONFIG_KEY_SCRATCHPAD)
     if not isinstance(scratchpad, PregelScratchpad):
-        return runtime
+        return None
 
     def keeping_off(kind: str, counter: Callable[[], int]) -> Callable[[], int]:
         def take() -> int:
@@ -215,8 +249,7 @@ def _placed(runtime: Any, used: list[str], taken: set[str]) -> Any:
         interrupt_counter=keeping_off("interrupt", scratchpad.interrupt_counter),
         subgraph_counter=keeping_off("subgraph", scratchpad.subgraph_counter),
     )
-    config = {**runtime.config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
-    return dataclasses.replace(runtime, config=config)
+    return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
 
 
 def _is_one_call(given: Any) -> bool:

@@ -27,7 +27,7 @@ from notebook_agents.errors import InputError, NotDurableError, ValueNotKeptErro
 from notebook_agents.graph import people
 from notebook_agents.graph.edges import durable_writers
 from notebook_agents.graph.models import journal_model_calls
-from notebook_agents.graph.private import execution_info, replace_call, superstep
+from notebook_agents.graph.private import execution_info, keep_off, replace_call, superstep
 from notebook_agents.graph.tasks import DurableCall
 from notebook_agents.graph.usage import with_usage
 from notebook_agents.model import Proof
@@ -137,6 +137,8 @@ class DurableNode(Runnable[Any, Any]):
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
+        if taken := self.driver.taken(step.id):
+            keep_off(config, taken)
         self.saver.barrier.wait(checkpoint)
         self.saver.settle()
         attempt, intent = self.driver.intend(step)
@@ -160,6 +162,8 @@ class DurableNode(Runnable[Any, Any]):
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
+        if taken := self.driver.taken(step.id):
+            keep_off(config, taken)
         await self.saver.barrier.wait_async(checkpoint)
         self.saver.settle()
         attempt, intent = self.driver.intend(step)

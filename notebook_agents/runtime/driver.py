@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults, ids
 from notebook_agents.errors import StepFailedError
@@ -19,6 +20,10 @@ from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
 from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 _STEP_KINDS = (
     Kind.STEP_INTENDED,
@@ -128,6 +133,7 @@ class RunDriver:
         signal: The errors by which a graph says anything at all: no failure of a step.
         prices: US dollars for a million input and a million output tokens, by model.
         origins: The threads that this one was forked from.
+        placed: Notes, in a block, the places that its code takes among what its node asks.
     """
 
     def __init__(
@@ -143,7 +149,9 @@ class RunDriver:
         signal: tuple[type[BaseException], ...] = (),
         prices: dict[str, tuple[float, float]] | None = None,
         origins: tuple[str, ...] = (),
+        placed: Callable[[list[str], set[str]], AbstractContextManager[None]] | None = None,
     ) -> None:
+        self.placed = placed or (lambda _used, _taken: nullcontext())
         self._suspension = suspension
         self._signal = signal
         self.journal = journal

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import inspect
 import logging
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
@@ -24,6 +25,7 @@ from notebook_agents.runtime.retries import Retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from datetime import timedelta
 
     from notebook_agents.journal import Draft
@@ -281,9 +283,11 @@ class _Call:
         driver.journal.append([intent], durable=True)
         driver.intended(attempt)
         try:
-            with inside(driver, attempt):
+            used: list[str] = []
+            with self._placed(driver, step, used), inside(driver, attempt):
                 value = self.function(*args, **kwargs)
             drafts = driver.returned(attempt, value)
+            drafts[-1].ref = ",".join(used) or None
         except Exception as error:
             driver.journal.append(self._ended(driver, attempt, error), durable=self.at_most_once)
             raise
@@ -303,11 +307,13 @@ class _Call:
         driver.intended(attempt)
         limit = asyncio.timeout(self.timeout)
         try:
-            with inside(driver, attempt):
+            used: list[str] = []
+            with self._placed(driver, step, used), inside(driver, attempt):
                 async with limit:
                     value = await self.function(*args, **kwargs)
             attempt.late = limit.expired()
             drafts = driver.returned(attempt, value)
+            drafts[-1].ref = ",".join(used) or None
         except Exception as error:
             if limit.expired():  # whatever it raised on being cancelled
                 raise self._timed_out(driver, step) from error
@@ -320,6 +326,13 @@ class _Call:
         if limit.expired():
             raise self._timed_out(driver, step)
         return value
+
+    def _placed(
+        self, driver: RunDriver, step: StepState, used: list[str]
+    ) -> AbstractContextManager[None]:
+        if self.place is not None:
+            return nullcontext()  # a task of its own, with places of its own
+        return driver.placed(used, driver.taken(step.id))
 
     def _ended(self, driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
