@@ -67,6 +67,8 @@ class Shape:
         inner: The nodes that leave no trace in the outermost graph's `order`.
         fixed: The calls of nodes that neither do nor have an effect of their own.
         asks: Whether runs wait for an answer, which is "yes".
+        given: Makes the input.
+        read: Returns the results, order and pages of what a run came to.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Shape:
     inner: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     asks: bool = False
+    given: Callable[[], Any] = lambda: start()
+    read: Callable[[Any], Any] = lambda value: value
 
     def problems(self, value: dict[str, Any], effects: Sequence[str]) -> list[str]:
         """Return how a run differs from every undisturbed one.

@@ -30,7 +30,6 @@ from notebook_agents.runtime.view import run_view
 from . import rules
 from .ledger import Ledger, What, note, write_to
 from .processes import Child, ChildHungError, fork
-from .shapes import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -320,13 +319,13 @@ class Trial:
         # No agent is made before: an empty process has none, and rebuilds it from the journal.
         run = _resumed(journal, self.thread) if plan.resume else None
         if run is None:
-            run = self._run(journal, start(), plan)
+            run = self._run(journal, self.shape.given(), plan)
         while run.status is RunStatus.WAITING:
             if self.shape.asks:
                 run = self._run(journal, Command(resume="yes"), plan)
             else:
                 run = na.resume(self.thread, journal=journal)
-        note(What.DONE, value=run.value)
+        note(What.DONE, value=self.shape.read(run.value))
         _audit(journal, self.thread)
 
     def _run(self, journal: na.Journal, given: Any, plan: Plan) -> na.Run:
