@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from notebook_agents.runtime import stopping
@@ -80,8 +81,18 @@ class _Stop:
         self._how = how
         self._tell = tell
         self._number: int | None = None
-        self._timer = threading.Timer(GRACE, self.leave)
-        self._timer.daemon = True
+        # Started now: to start a thread takes locks, which the code that a signal cuts into may
+        # hold. To put something into this queue takes none that could be held.
+        self._news: SimpleQueue[None] = SimpleQueue()
+        threading.Thread(target=self._watch, name="notebook-agents-stop", daemon=True).start()
+
+    def _watch(self) -> None:
+        """After the first signal, give the running steps their time."""
+        self._news.get()
+        try:
+            self._news.get(timeout=GRACE)
+        except Empty:
+            self.leave()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Answer a signal."""
@@ -89,7 +100,7 @@ class _Stop:
             self.leave()
         self._number = number
         stopping.stop()
-        self._timer.start()
+        self._news.put(None)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def stopped(self) -> Stopped:
@@ -108,5 +119,6 @@ class _Stop:
 
     def over(self) -> None:
         """Note that the body has ended: the main thread says the rest."""
-        self._timer.cancel()
+        for _ in range(2):  # also where no signal came
+            self._news.put(None)
         stopping.go_on()

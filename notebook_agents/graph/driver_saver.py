@@ -10,12 +10,10 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from langgraph.checkpoint.base import WRITES_IDX_MAP
-
 from notebook_agents import faults
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, StateCodec
-from notebook_agents.graph.private import ERROR, RETURN
+from notebook_agents.graph.private import CONTROL, ERROR, RETURN
 from notebook_agents.graph.saver import JournalSaver, stored_config
 
 if TYPE_CHECKING:
@@ -70,6 +68,8 @@ class DriverSaver(JournalSaver):
         Raises:
             ValueNotKeptError: A state value cannot be kept; its channel is named.
         """
+        if not self._taken_in and not self._encoding.locked():
+            return  # nothing waits, and nobody is in the middle of it
         with self._encoding:
             while self._taken_in:
                 self.journal.stage(self._taken_in.popleft()())
@@ -125,7 +125,7 @@ class DriverSaver(JournalSaver):
         if any(channel == ERROR for channel, _ in writes):
             # LangGraph takes a task that wrote something for done. Where a conditional edge raised
             # the node's writes are there and where to go is not: the run would end without a word.
-            writes = [write for write in writes if write[0] in WRITES_IDX_MAP]
+            writes = [write for write in writes if write[0] in CONTROL]
         try:
             self._taken_in.append(
                 partial(self._writes_drafts, config, tuple(writes), task_id, task_path)

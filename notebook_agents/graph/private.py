@@ -19,6 +19,8 @@ from langgraph._internal._constants import (
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
     ERROR,
+    ERROR_SOURCE_NODE,
+    INTERRUPT,
     NULL_TASK_ID,
     RESUME,
     RETURN,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from langgraph.pregel import Pregel
 
 __all__ = [
+    "CONTROL",
     "DEFAULT_ERROR_HANDLER",
     "ERROR",
     "NULL_TASK_ID",
@@ -59,6 +62,10 @@ __all__ = [
     "with_path",
     "with_tool_calls",
 ]
+
+
+CONTROL = frozenset({ERROR, ERROR_SOURCE_NODE, INTERRUPT, RESUME})
+"""The channels by which a task's writes say how it ended, and not what it writes."""
 
 
 def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:

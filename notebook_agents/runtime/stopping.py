@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
-_wished = threading.Event()
+_wished = False
 
 
 class RunStopped(BaseException):
@@ -20,12 +18,14 @@ class RunStopped(BaseException):
 
 def stop() -> None:
     """Let no step of this process begin from now on. Safe in a signal handler."""
-    _wished.set()
+    global _wished
+    _wished = True
 
 
 def go_on() -> None:
     """Take the wish back."""
-    _wished.clear()
+    global _wished
+    _wished = False
 
 
 def check() -> None:
@@ -34,5 +34,5 @@ def check() -> None:
     Raises:
         RunStopped: It was.
     """
-    if _wished.is_set():
+    if _wished:
         raise RunStopped
