@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -100,10 +101,11 @@ def test_conditional_edge(home, ledger, trips, dies, start):
 
 
 def test_killed_behind_a_conditional_edge(home, ledger, trips, dies):
-    """A choice is recorded before anything rests on it, so a kill at once does not undo it."""
+    """A choice that took its time is recorded before anything rests on it."""
 
     def choose(state: State) -> list[Send]:
         ledger.note("choose")
+        time.sleep(0.02)
         return [Send("part", {"n": number}) for number in range(3)]
 
     def other(state: State) -> str:

@@ -1,11 +1,14 @@
 """Conditional edges, journaled: what a route function chose is recorded before it counts.
 
-A route is no step: nothing announces it, and one that a kill cut off runs again. One that returned
-does not, or a graph could go left before a kill and right after it.
+A route is no step: nothing announces it, and one that a kill cut off runs again. A choice that
+something rests on stands, or a graph could go left before a kill and right after it: it is on disk
+with the first intent behind it. One that took its time is written at once, as a result is, because
+more than a look at the state may be in it. For a quick one that would double what it costs.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from notebook_agents.graph.driver_saver import DriverSaver
-    from notebook_agents.journal import Draft
     from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
 
 
@@ -39,6 +41,9 @@ def durable_writers(
 
         made.append(with_path(writer, wrapped) or writer)
     return made
+
+
+_QUICK_SECONDS = 0.005
 
 
 class DurablePath(Runnable[Any, Any]):
@@ -65,6 +70,7 @@ class DurablePath(Runnable[Any, Any]):
         if step.returned is not None:
             return self.driver.result(step)
         attempt = self.driver.choose(step)
+        begun = time.monotonic()
         try:
             with inside(self.driver, attempt):
                 chosen = self.inner.invoke(input, config, **kwargs)
@@ -72,7 +78,7 @@ class DurablePath(Runnable[Any, Any]):
             self.driver.asks(step)
             raise
         self.saver.barrier.wait(checkpoint)
-        self.driver.journal.append(self._chosen(attempt, chosen), durable=False)
+        self._record(attempt, chosen, time.monotonic() - begun)
         return chosen
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
@@ -81,6 +87,7 @@ class DurablePath(Runnable[Any, Any]):
         if step.returned is not None:
             return self.driver.result(step)
         attempt = self.driver.choose(step)
+        begun = time.monotonic()
         try:
             with inside(self.driver, attempt):
                 chosen = await self.inner.ainvoke(input, config, **kwargs)
@@ -88,8 +95,7 @@ class DurablePath(Runnable[Any, Any]):
             self.driver.asks(step)
             raise
         await self.saver.barrier.wait_async(checkpoint)
-        # Not awaited, as a node's result is not: it costs no fsync.
-        self.driver.journal.append(self._chosen(attempt, chosen), durable=False)
+        self._record(attempt, chosen, time.monotonic() - begun)
         return chosen
 
     def _step(self, config: RunnableConfig | None) -> tuple[StepState, str]:
@@ -104,6 +110,10 @@ class DurablePath(Runnable[Any, Any]):
         )
         return step, info.checkpoint_id
 
-    def _chosen(self, attempt: Attempt, chosen: Any) -> list[Draft]:
+    def _record(self, attempt: Attempt, chosen: Any, seconds: float) -> None:
         self.saver.settle()
-        return self.driver.chosen(attempt, chosen, codec=self.saver.result_codec)
+        drafts = self.driver.chosen(attempt, chosen, codec=self.saver.result_codec)
+        if seconds > _QUICK_SECONDS:
+            self.driver.journal.append(drafts, durable=False)
+        else:
+            self.driver.journal.stage(drafts)
