@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+import threading
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
@@ -12,6 +13,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
+import notebook_agents as na
+from notebook_agents.graph.driver_saver import DriverSaver
+from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import (
     DEFAULT_ERROR_HANDLER,
     NULL_TASK_ID,
@@ -23,6 +27,9 @@ from notebook_agents.graph.private import (
     superstep,
     with_tool_calls,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Model(BaseModel):
@@ -124,3 +131,31 @@ def test_a_task_finds_its_answers_in_its_stored_writes() -> None:
         graph.invoke(None, config)
     saver.put_writes(state.config, [(RESUME, "c")], NULL_TASK_ID)
     assert graph.invoke(None, config)["seen"] == ["a", "b", "c"]
+
+
+def test_a_drivers_checkpoints_are_handed_over_by_the_thread_that_has_them(
+    journal: na.Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LangGraph's workers give a driver's saver nothing; they serve another graph's as ever."""
+    threads: dict[str, set[int]] = {"ours": set(), "other": set()}
+
+    def noting(cls: type, name: str) -> None:
+        inner = cls.put  # type: ignore[attr-defined]
+
+        def note(*args: Any, **kwargs: Any) -> Any:
+            threads[name].add(threading.get_ident())
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(cls, "put", note)
+
+    noting(DriverSaver, "ours")
+    noting(InMemorySaver, "other")
+    other = StateGraph(State).add_node("node", lambda state: {"seen": 1}).add_edge(START, "node")
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+    with handed_over(object()):
+        other.compile(checkpointer=InMemorySaver()).invoke({"seen": 0}, config)
+    graph = StateGraph(State).add_node("node", lambda state: {"seen": 1}).add_edge(START, "node")
+    assert na.Agent(graph, "handing", journal).run({"seen": 0}, thread="t").value["seen"] == 1
+    assert threads["ours"] == {threading.get_ident()}
+    assert threads["other"]
+    assert threads["other"].isdisjoint(threads["ours"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.runtime import Runtime  # noqa: TC002 - LangGraph reads annotations
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Send, interrupt
@@ -17,11 +20,11 @@ from support.checks import State, add, ask, chain
 
 import notebook_agents as na
 from notebook_agents.errors import InputError
+from notebook_agents.graph.resume import _rebuilt as rebuilt
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from support.running import Ledger
 
@@ -338,6 +341,74 @@ def test_command_to_the_graph_around(home, dies, trips):
     run = go(home, graph)
     assert run.value["n"] == 6
     assert names(run) == [("leave", "inner", 1), ("there", "", 2)]
+
+
+class Remote(RemoteGraph):
+    """A graph on a server, with the server's part played here."""
+
+    def invoke(self, input: Any, config: Any = None, **_: Any) -> Any:  # noqa: A002 - LangGraph's name
+        """Note where it was asked, and answer."""
+        assert self.sync_client is not None
+        with Path(os.environ["REMOTE_LEDGER"]).open("a") as ledger:
+            ledger.write(f"{self.sync_client.http.client.base_url}\n")
+        return {"n": input["n"] + 100}
+
+
+def test_graph_on_a_server(home, tmp_path, monkeypatch, trips, dies):
+    """A RemoteGraph is one step: kept with its address, and not asked again once it answered."""
+    ledger = tmp_path / "remote"
+    monkeypatch.setenv("REMOTE_LEDGER", str(ledger))
+
+    def last(state: State) -> State:
+        trips()
+        return {"n": state["n"] + 1000}
+
+    def graph() -> Any:
+        made = build(first=add, remote=Remote("there", url="http://127.0.0.1:9/api"), last=last)
+        made.add_edge("first", "remote")
+        made.add_edge("remote", "last")
+        return made
+
+    dies(lambda: go(home, graph()))
+    with na.Journal.open(home) as journal:
+        run = resume_elsewhere(journal)
+    assert run["n"] == 1101
+    assert ledger.read_text() == "http://127.0.0.1:9/api/\n"
+
+
+def resume_elsewhere(journal: na.Journal) -> Any:
+    """Resume thread `t` with the graph that the journal holds, not with this process's agent."""
+    agent = rebuilt(journal, journal.thread("t"))
+    return agent.resume("t").value
+
+
+def test_a_changed_state_schema(home):
+    """Channels that are new begin empty, and those that are gone are left behind."""
+
+    class Before(TypedDict, total=False):
+        n: int
+        gone: str
+
+    class After(TypedDict, total=False):
+        n: int
+        new: list[Any]
+
+    def fails(state: Before) -> Before:
+        raise OSError("out of order")
+
+    def graph(schema: Any, last: Any) -> Any:
+        made = StateGraph(schema)
+        made.add_node("first", lambda state: {"n": state["n"] + 1})
+        made.add_node("last", last)
+        made.add_edge(START, "first")
+        made.add_edge("first", "last")
+        return made
+
+    with pytest.raises(OSError, match="out of order"):
+        go(home, graph(Before, fails), {"n": 0, "gone": "kept"})
+    with na.Journal.open(home) as journal:
+        after = graph(After, lambda state: {"new": sorted(state)})
+        assert na.Agent(after, "shaped", journal).resume("t").value == {"n": 1, "new": ["n"]}
 
 
 def test_agent_inside_an_agent(home, ledger, dies, trips):

@@ -210,6 +210,24 @@ def _entrypoint_function(graph: Graph) -> Callable[..., Any] | None:
     return found if callable(found) else None
 
 
+def _is_remote(kind: type) -> bool:
+    return any(
+        (base.__module__, base.__name__) == ("langgraph.pregel.remote", "RemoteGraph")
+        for base in kind.__mro__
+    )
+
+
+def _reduce_remote(graph: Any) -> tuple[Any, ...]:
+    client = graph.sync_client or graph.client
+    url = None if client is None else str(client.http.client.base_url)
+    return _remote_again, (type(graph), graph.assistant_id, url, graph.name, graph.config)
+
+
+def _remote_again(kind: Any, assistant: str, url: str | None, name: str, config: Any) -> Any:
+    """Rebuild a graph on a server; its key comes from the environment, as it does by default."""
+    return kind(assistant, url=url, name=name, config=config)
+
+
 def _reduce_model(model: Any) -> tuple[Any, ...]:
     return _load_model, (langchain_dumps(model),)
 
@@ -232,4 +250,5 @@ def _reduce_cache(_: InMemoryCache[Any]) -> tuple[Any, ...]:
 
 pickling.register(lambda kind: issubclass(kind, Pregel), _reduce_graph)
 pickling.register(lambda kind: kind is InMemoryCache, _reduce_cache)
+pickling.register(_is_remote, _reduce_remote)
 pickling.register(_is_model, _reduce_model)

@@ -35,6 +35,7 @@ from notebook_agents.errors import (
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
+from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import path_of, placed, schema_types
 from notebook_agents.graph.toolcalls import close_tool_calls
 from notebook_agents.graph.wrap import durable, message_channels
@@ -170,7 +171,7 @@ class Drive:
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
-            with self._under_way():
+            with self._under_way(), handed_over(self._saver):
                 value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again

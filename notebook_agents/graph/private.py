@@ -30,6 +30,7 @@ from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
+from langgraph.pregel import _executor as EXECUTORS  # noqa: N812 - what handover.py changes
 from langgraph.runtime import ExecutionInfo
 from langgraph.types import _interrupt_id as interrupt_id
 
@@ -46,6 +47,7 @@ __all__ = [
     "CONTROL",
     "DEFAULT_ERROR_HANDLER",
     "ERROR",
+    "EXECUTORS",
     "NULL_TASK_ID",
     "RESUME",
     "RETURN",
