@@ -32,7 +32,7 @@ class Fault(StrEnum):
     RESULT_AFTER = "result.after"
     """The result is recorded; LangGraph does not have it yet."""
     ROUTE_BEFORE = "route.before"
-    """A conditional edge chose; its choice is not recorded."""
+    """A conditional edge chose; nothing of it is on disk."""
     WRITES_AFTER = "writes.after"
     """LangGraph gave the saver a task's writes."""
     CHECKPOINT_AFTER = "checkpoint.after"

@@ -29,7 +29,7 @@ class Kind(StrEnum):
     STEP_LATE = "step_late"
     """An attempt ended after a newer one began; not used."""
     ROUTED = "routed"
-    """A conditional edge chose: it does not choose again."""
+    """A conditional edge chose, not quickly: it does not choose again."""
     CHECKPOINT = "checkpoint"
     """The graph's state between supersteps."""
     WRITES = "writes"

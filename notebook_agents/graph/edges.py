@@ -1,9 +1,10 @@
 """Conditional edges, journaled: what a route function chose is recorded before it counts.
 
 A route is no step: nothing announces it, and one that a kill cut off runs again. A choice that
-something rests on stands, or a graph could go left before a kill and right after it: it is on disk
-with the first intent behind it. One that took its time is written at once, as a result is, because
-more than a look at the state may be in it. For a quick one that would double what it costs.
+something rests on stands, or a graph could go left before a kill and right after it: LangGraph's
+writes of the task hold it, and they are on disk with the first intent behind it. A choice that took
+its time is recorded at once, as a result is, because more than a look at the state may be in it.
+For a quick one that would nearly double what a step costs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables import Runnable
 from langgraph.errors import GraphInterrupt
 
+from notebook_agents import faults
+from notebook_agents.faults import Fault
 from notebook_agents.graph.private import execution_info, with_path
 from notebook_agents.runtime.steps import inside
 
@@ -74,11 +77,13 @@ class DurablePath(Runnable[Any, Any]):
         try:
             with inside(self.driver, attempt):
                 chosen = self.inner.invoke(input, config, **kwargs)
+            faults.hit(Fault.ROUTE_BEFORE)
         except GraphInterrupt:
             self.driver.asks(step)
             raise
-        self.saver.barrier.wait(checkpoint)
-        self._record(attempt, chosen, time.monotonic() - begun)
+        if time.monotonic() - begun > _QUICK_SECONDS:
+            self.saver.barrier.wait(checkpoint)
+            self._record(attempt, chosen)
         return chosen
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
@@ -91,11 +96,13 @@ class DurablePath(Runnable[Any, Any]):
         try:
             with inside(self.driver, attempt):
                 chosen = await self.inner.ainvoke(input, config, **kwargs)
+            faults.hit(Fault.ROUTE_BEFORE)
         except GraphInterrupt:
             self.driver.asks(step)
             raise
-        await self.saver.barrier.wait_async(checkpoint)
-        self._record(attempt, chosen, time.monotonic() - begun)
+        if time.monotonic() - begun > _QUICK_SECONDS:
+            await self.saver.barrier.wait_async(checkpoint)
+            self._record(attempt, chosen)  # not awaited, as a node's result is not
         return chosen
 
     def _step(self, config: RunnableConfig | None) -> tuple[StepState, str]:
@@ -110,10 +117,7 @@ class DurablePath(Runnable[Any, Any]):
         )
         return step, info.checkpoint_id
 
-    def _record(self, attempt: Attempt, chosen: Any, seconds: float) -> None:
+    def _record(self, attempt: Attempt, chosen: Any) -> None:
         self.saver.settle()
         drafts = self.driver.chosen(attempt, chosen, codec=self.saver.result_codec)
-        if seconds > _QUICK_SECONDS:
-            self.driver.journal.append(drafts, durable=False)
-        else:
-            self.driver.journal.stage(drafts)
+        self.driver.journal.append(drafts, durable=False)

@@ -406,7 +406,6 @@ class RunDriver:
         Raises:
             ValueNotKeptError: The choice cannot be kept.
         """
-        faults.hit(Fault.ROUTE_BEFORE)
         what = f"what {attempt.step.name!r} of thread {self.thread!r} chose"
         encoder = self.encoder(codec)
         tree = encoder.placed(encoder.encode(value, what))
