@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langgraph.graph import START, StateGraph
 from langgraph.types import RetryPolicy
 from support.checks import State, add, chain, refused, told
 from support.running import named, run
@@ -385,3 +386,36 @@ def test_retry_policy_does_not_repeat_a_doubtful_call(home, ledger):
 def test_in_doubt_names_resolve():
     """The message has the call to copy."""
     assert 'na.resolve("t", "abc", na.did(result))' in str(StepInDoubt("t", "abc", "pay", "na-abc"))
+
+
+def test_an_error_handler_is_not_given_a_doubt(home, ledger, trips, dies):
+    """A node's error handler, which gets whatever is raised, does not get a doubt to handle."""
+
+    @na.step(at_most_once=True)
+    def pay() -> str:
+        ledger.note("pay")
+        trips()
+        return "paid"
+
+    def buy(state: State) -> State:
+        return {"at": pay()}
+
+    def handler(state: State) -> State:
+        ledger.note("handled")
+        return {"at": "not paid"}
+
+    def go() -> na.Run:
+        graph = StateGraph(State)
+        graph.add_node("buy", buy, error_handler=handler)
+        graph.add_edge(START, "buy")
+        # Only of several that run side by side does LangGraph hand over any BaseException.
+        graph.add_node("other", lambda state: {})
+        graph.add_edge(START, "other")
+        with na.Journal.open(home) as journal:
+            run = na.Agent(graph, "buying", journal).run({"n": 0}, thread="t")
+            assert run.view
+            return run
+
+    dies(go)
+    assert go().status is RunStatus.IN_DOUBT
+    assert ledger.lines() == ["pay"]

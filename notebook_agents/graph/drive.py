@@ -38,7 +38,7 @@ from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import path_of, placed, schema_types
 from notebook_agents.graph.toolcalls import close_tool_calls
-from notebook_agents.graph.wrap import durable, message_channels
+from notebook_agents.graph.wrap import Unhandled, durable, message_channels
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
@@ -312,6 +312,8 @@ class Drive:
 
     def _broke(self, error: BaseException) -> None:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
+        if isinstance(error, Unhandled):
+            error = error.cause
         if self.driver.cancelled and not isinstance(error, FencedError | JournalError):
             self.finish_cancelled()
             return

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults
+from notebook_agents.errors import JournalWriteError
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, StateCodec
 from notebook_agents.graph.private import CONTROL, ERROR, RETURN
@@ -193,7 +194,7 @@ class Barrier:
         """Return when a checkpoint and all it rests on have arrived.
 
         Raises:
-            BaseException: What kept one from arriving.
+            JournalWriteError: Something kept one from arriving.
         """
         for _ in range(_YIELDS):
             if self._complete(checkpoint_id):
@@ -228,7 +229,10 @@ class Barrier:
 
     def _complete(self, checkpoint_id: str) -> bool:
         if self._failure is not None:
-            raise self._failure
+            raise JournalWriteError(
+                f"a checkpoint could not be handed over ({self._failure}): nothing that rests on "
+                "it is run, resume the run"
+            ) from self._failure
         todo, seen = [checkpoint_id], set()
         while todo:
             current = todo.pop()

@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
 from langgraph.errors import (
+    GraphBubbleUp,
     GraphInterrupt,
     GraphRecursionError,
     ParentCommand,
@@ -23,7 +24,14 @@ from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from notebook_agents.errors import InputError, NotDurableError, ValueNotKeptError
+from notebook_agents.errors import (
+    FencedError,
+    InputError,
+    JournalError,
+    NotDurableError,
+    StepInDoubt,
+    ValueNotKeptError,
+)
 from notebook_agents.graph import people
 from notebook_agents.graph.edges import durable_writers
 from notebook_agents.graph.models import journal_model_calls
@@ -32,6 +40,7 @@ from notebook_agents.graph.tasks import DurableCall
 from notebook_agents.graph.usage import with_usage
 from notebook_agents.model import Proof
 from notebook_agents.runtime.steps import current, decided, inside, warn_of_other_calls
+from notebook_agents.runtime.stopping import RunStopped
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -94,6 +103,27 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
     return nodes
 
 
+class Unhandled(GraphBubbleUp):
+    """Carries `cause` past LangGraph's retry policies and error handlers, to the run's end.
+
+    LangGraph gives a node's error handler whatever is raised, a BaseException too, and goes on with
+    what that says. But a doubt, a wish to stop and a journal that fails are not the node's.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class _past_handlers:  # noqa: N801 - used like a function in `with`
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+        if isinstance(error, StepInDoubt | RunStopped | JournalError | FencedError):
+            raise Unhandled(error) from error
+
+
 class DurableNode(Runnable[Any, Any]):
     """A node whose intent is on disk before it runs and whose result is recorded before it counts.
 
@@ -131,7 +161,20 @@ class DurableNode(Runnable[Any, Any]):
             setattr(self, attribute, value)
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
-        """Run the node, or give its recorded result."""
+        """Run the node, or give its recorded result.
+
+        Raises:
+            Unhandled: What no retry policy and no error handler may take for the node's failure.
+        """
+        with _past_handlers():
+            return self._invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
+        """Do as `invoke` without blocking the event loop."""
+        with _past_handlers():
+            return await self._ainvoke(input, config, **kwargs)
+
+    def _invoke(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:  # noqa: A002
         step, checkpoint = self._place(config)
         self._heed(step)
         if step.returned is not None:
@@ -155,8 +198,7 @@ class DurableNode(Runnable[Any, Any]):
         self._record(attempt, drafts)
         return value
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
-        """Run the node without blocking the event loop, or give its recorded result."""
+    async def _ainvoke(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:  # noqa: A002
         step, checkpoint = self._place(config)
         self._heed(step)
         if step.returned is not None:
