@@ -58,6 +58,8 @@ class Said(StrEnum):
     """It did not happen: it runs again under the same idempotency key."""
     ANSWERED = "answered"
     """The answer to what it asked (LangGraph's interrupt)."""
+    ANSWERED_INSIDE = "answered_inside"
+    """The answer to what a graph asked that its function called."""
 
 
 class Proof(StrEnum):

@@ -207,3 +207,29 @@ def test_a_thread_of_another_process_is_not_cancelled(home, tmp_path, journal):
     os.write(gate[1], b"x")
     assert child.end() == 0
     assert journal.thread("t").status is RunStatus.SUCCEEDED
+
+
+def test_a_step_that_asks_while_its_run_is_cancelled(journal):
+    """A question that comes while another step is let finish does not leave the run waiting."""
+    entered.clear()
+    gate.clear()
+    graph = chain(slow)
+    graph.add_node("ask", ask)
+    graph.add_edge(START, "ask")
+    runs: list[na.Run] = []
+    agent = na.Agent(graph, "both", journal)
+    worker = threading.Thread(target=lambda: runs.append(agent.run({"n": 1}, thread="t")))
+    worker.start()
+    assert entered.wait(30)
+    na.cancel("t", journal=journal)
+    gate.set()
+    worker.join()
+    assert runs[0].status is RunStatus.CANCELLED
+
+
+def test_a_stream_that_nobody_read_is_cancelled(journal):
+    """A stream has taken its thread when it is made, so it is cancelled like a run."""
+    agent = na.Agent(chain(add), "streaming", journal)
+    with agent.stream({"n": 1}, thread="t"):
+        na.cancel("t", journal=journal)
+    assert journal.thread("t").status is RunStatus.CANCELLED

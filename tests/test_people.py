@@ -497,3 +497,18 @@ def test_a_durable_call_that_asks_keeps_its_answer(home: Path, ledger: Ledger) -
             run = na.resume("t", answer=number, journal=journal)
         assert run.value["at"] == [0, 1, 2, 3]
     assert ledger.lines() == ["one?", "one?", "three?", "three?"]
+
+
+def test_a_question_behind_a_called_graph_that_asked(home: Path) -> None:
+    """A node's own question gets its own answer, not that of a graph which its function called."""
+    inner = chain(lambda state: {"at": interrupt("in")}).compile()
+
+    def node(state: State) -> State:
+        return {"at": [inner.invoke({"n": 0})["at"], interrupt("own")]}
+
+    with na.Journal.open(home) as journal:
+        run = na.Agent(chain(node), "asking", journal).run({"n": 0}, thread="t")
+        for question in ("in", "own"):
+            assert [one.value for one in run.interrupts] == [question]
+            run = na.resume("t", answer=question.upper(), journal=journal)
+        assert run.value["at"] == ["IN", "OWN"]

@@ -180,3 +180,73 @@ def test_cached_tasks_of_one_flow(home, ledger, name):
 
     expected = [6, -3, 6] if name == "double" else [-3, 6, -3]
     assert go(home, flow, 3).value == expected
+
+
+@task
+def _ask(question: str) -> Any:
+    """Ask twice."""
+    return [interrupt(f"{question}a"), interrupt(f"{question}b")]
+
+
+@task
+def _ask_once(question: str) -> Any:
+    """Ask."""
+    return interrupt(question)
+
+
+def _mixed(_: Any) -> Any:
+    first = _ask("0").result()
+    own = interrupt("own")
+    return [first, own, _ask("1").result()]
+
+
+def _in_a_row(_: Any) -> Any:
+    return [_ask_once(question).result() for question in "012"]
+
+
+@pytest.mark.parametrize(
+    ("function", "questions"),
+    [(_mixed, ["0a", "0b", "own", "1a", "1b"]), (_in_a_row, ["0", "1", "2"])],
+)
+def test_each_question_gets_its_own_answer(home, function, questions):
+    """Tasks that ask, several times and between questions of the flow's own, get their answers."""
+    with na.Journal.open(home) as journal:
+        run = na.Agent(entrypoint()(function), "asking", journal).run(0, thread="t")
+        for question in questions:
+            assert [one.value for one in run.interrupts] == [question]
+            run = na.resume("t", answer=f"<{question}>", journal=journal)
+        told = str(run.value).replace("[", "").replace("]", "")
+        assert told == ", ".join(f"'<{question}>'" for question in questions)
+
+
+def test_a_task_that_calls_tasks(home, ledger, dies, trips):
+    """A task inside a task that returned is not called again with the one around it."""
+
+    @task
+    def inner(n: int) -> int:
+        ledger.note(n)
+        return n * 10
+
+    @task
+    def outer() -> list[int]:
+        found = [inner(n).result() for n in (1, 2)]
+        trips()
+        return found
+
+    @entrypoint()
+    def flow(_: int) -> list[int]:
+        return outer().result()
+
+    dies(lambda: go(home, flow, 0))
+    assert go(home, flow, 0).value == [10, 20]
+    assert ledger.lines() == ["1", "2"]
+
+
+def test_what_an_entrypoint_saves_for_the_next_run(home):
+    """`entrypoint.final` gives one value to the caller and another to the next run."""
+
+    @entrypoint()
+    def flow(n: int, *, previous: Any = None) -> Any:
+        return entrypoint.final(value=previous, save=n)
+
+    assert [go(home, flow, n).value for n in (1, 2, 3)] == [None, 1, 2]

@@ -22,6 +22,7 @@ from langchain_core.messages import (
 )
 from langgraph.checkpoint.serde.event_hooks import register_serde_event_listener
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.func import entrypoint
 from langgraph.types import Command, Send
 
 from notebook_agents import pickling
@@ -95,13 +96,15 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
-    part_types = frozenset({Send, Command})
+    part_types = frozenset({Send, Command, entrypoint.final})
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
         """Take LangGraph's `Send` and `Command` apart, so that the state they carry is shared."""
         if isinstance(value, Send):
             rest = [getattr(value, "timeout", None)]
             return ("send", [value.node, value.arg, *(rest if rest != [None] else [])])
+        if isinstance(value, entrypoint.final):
+            return ("final", [value.value, value.save])
         return ("command", [getattr(value, name) for name in _COMMAND])
 
     def whole(self, tag: str, parts: list[Any]) -> Any:
@@ -109,6 +112,8 @@ class StateCodec:
         if tag == "send":
             node, arg, *timeout = parts
             return Send(node, arg, timeout=timeout[0]) if timeout else Send(node, arg)
+        if tag == "final":
+            return entrypoint.final(value=parts[0], save=parts[1])
         return Command(**dict(zip(_COMMAND, parts, strict=True)))
 
     def _check(self, value: Any, type_: str, data: bytes, what: str) -> None:

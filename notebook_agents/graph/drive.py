@@ -8,7 +8,8 @@ import logging
 import os
 import platform
 import threading
-from contextlib import aclosing, closing, contextmanager, suppress
+import weakref
+from contextlib import aclosing, closing, suppress
 from functools import cache
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -44,7 +45,7 @@ from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import StreamMode
@@ -56,13 +57,13 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("notebook_agents.graph")
 _LOOK_AGAIN_SECONDS = 0.2
-_going: dict[tuple[str, str], Drive] = {}
+_going: weakref.WeakValueDictionary[tuple[str, str], Drive] = weakref.WeakValueDictionary()
 """The runs that this process drives, by journal and thread."""
 
 
 def going(journal: Journal, thread: str) -> Drive | None:
     """Return this process's drive of a thread, if it drives it now."""
-    return _going.get((journal.id, thread))
+    return _going.get((journal.id, thread)) if thread in journal.driving else None
 
 
 Part = tuple[tuple[str, ...], str, Any]
@@ -135,6 +136,7 @@ class Drive:
         except BaseException:
             journal.release(thread, claim.token)
             raise
+        _going[journal.id, thread] = self
 
     def _start(
         self,
@@ -171,7 +173,7 @@ class Drive:
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
-            with self._under_way(), handed_over(self._saver):
+            with handed_over(self._saver):
                 value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -180,10 +182,9 @@ class Drive:
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end on the running loop and record where it stands."""
         try:
-            with self._under_way():
-                work = self.graph.ainvoke(given, config, context=context, durability="async")
-                self._task = asyncio.ensure_future(work)
-                value = await self._task
+            work = self.graph.ainvoke(given, config, context=context, durability="async")
+            self._task = asyncio.ensure_future(work)
+            value = await self._task
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
@@ -211,16 +212,6 @@ class Drive:
             )
         self._settle()
         self.driver.finish(RunStatus.CANCELLED)
-
-    @contextmanager
-    def _under_way(self) -> Iterator[None]:
-        place = (self.journal.id, self.thread)
-        _going[place] = self
-        try:
-            yield
-        finally:
-            if _going.get(place) is self:
-                del _going[place]
 
     def stream(
         self,
@@ -254,7 +245,7 @@ class Drive:
                 subgraphs=subgraphs,
             )
             # Closed here: its nodes have ended before the thread is given back.
-            with self._under_way(), closing(parts):
+            with closing(parts):
                 for one in parts:
                     part = _part(one)
                     value = part[2] if part[:2] == ((), "values") else value
@@ -283,12 +274,11 @@ class Drive:
                 stream_mode=list(modes),
                 subgraphs=subgraphs,
             )
-            with self._under_way():
-                async with aclosing(parts):
-                    async for one in parts:
-                        part = _part(one)
-                        value = part[2] if part[:2] == ((), "values") else value
-                        yield part
+            async with aclosing(parts):
+                async for one in parts:
+                    part = _part(one)
+                    value = part[2] if part[:2] == ((), "values") else value
+                    yield part
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
             self._broke(error)
@@ -296,6 +286,8 @@ class Drive:
     def put_down(self) -> None:
         """Give the thread back without an end: whoever resumes it finds it orphaned."""
         try:
+            if self.driver.cancelled and self.thread in self.journal.driving:
+                self.finish_cancelled()
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
@@ -305,7 +297,9 @@ class Drive:
         if not waiting and (self.graph.interrupt_before_nodes or self.graph.interrupt_after_nodes):
             waiting = bool(self.graph.get_state(config).next)
         self._saver.settle()
-        if waiting:
+        if waiting and self.driver.cancelled:
+            self.finish_cancelled()
+        elif waiting:
             self.driver.finish(RunStatus.WAITING)
         else:
             self.driver.finish(RunStatus.SUCCEEDED, value=value)

@@ -80,7 +80,7 @@ class DriverSaver(JournalSaver):
         found = super().get_tuple(config)
         if found is not None:
             self.barrier.arrive(found.checkpoint["id"])
-            if not config["configurable"].get("checkpoint_ns") and found.pending_writes:
+            if found.pending_writes:
                 # What a `@task` returned is known by its arguments (graph/tasks.py), and LangGraph
                 # would give it to whichever call comes at its place.
                 found = found._replace(

@@ -82,6 +82,9 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     ]
     run = head.run if point is None else point.run
     session = max(r.attempt or 1 for r in kept if r.kind is Kind.RUN_STARTED and r.run == run)
+    there = {record.seq for record in kept}
+    pruned = journal.select(thread=thread, kinds=[Kind.DELETION])
+    kept += [record for record in pruned if not there.isdisjoint(record.refs)]
     drafts = copy_records(journal, kept, name)
     claim = Claim(agent=head.agent, run=run, session=session, notebook=here().notebook, fresh=True)
     drafts[0].claim = claim

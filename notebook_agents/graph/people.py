@@ -112,6 +112,8 @@ def asking(journal: Journal, thread: str, number: int) -> list[Asking]:
                 step.answers.append(record)
                 step.refused = False
                 given.add(record.ref or "")
+            case Kind.DECISION if record.name == Said.ANSWERED_INSIDE:
+                given.add(record.ref or "")
             case Kind.STEP_FAILED if record.ref == Proof.ANSWER_REFUSED:
                 step.waits = step.record.kind is Kind.STEP_SUSPENDED
                 if step.answers:
@@ -200,7 +202,8 @@ class Replies:
         for step, one, value in self.given:
             if one in self.mapped:
                 continue
-            found += decisions.drafts(driver, step.step, Said.ANSWERED, (value,), interrupt=one)
+            said = Said.ANSWERED if step.open[one][0] else Said.ANSWERED_INSIDE
+            found += decisions.drafts(driver, step.step, said, (value,), interrupt=one)
             if step.open[one][0]:
                 _, values = answered.setdefault(id(step), (step, self._before(driver, step)))
                 values.append(value)

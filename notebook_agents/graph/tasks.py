@@ -11,11 +11,18 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.errors import GraphInterrupt
+
 from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.graph import people
+from notebook_agents.graph.private import execution_info, replace_call
 from notebook_agents.runtime.steps import placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from notebook_agents.runtime.driver import Asked, StepState
 
 
 class DurableCall:
@@ -44,19 +51,30 @@ class DurableCall:
         args, kwargs = input
         self._count += 1
         try:
-            durable = placed(func, args, kwargs)
+            durable = placed(func, args, kwargs, asked=_asked)
         except ValueNotKeptError:  # arguments without a digest: then its place in the order counts
-            durable = placed(func, args, kwargs, key=lambda *_, **__: f"call {self._count}")
+            place = f"call {self._count}"
+            durable = placed(func, args, kwargs, key=lambda *_, **__: place, asked=_asked)
 
         if inspect.iscoroutinefunction(func):
 
             @functools.wraps(func)
             async def task(*_: Any, **__: Any) -> Any:
+                replace_call(var_child_runnable_config.get(), DurableCall)
                 return await durable.run_async(args, kwargs)
         else:
 
             @functools.wraps(func)
             def task(*_: Any, **__: Any) -> Any:
+                replace_call(var_child_runnable_config.get(), DurableCall)
                 return durable.run(args, kwargs)
 
         return self._inner(task, input, **options)
+
+
+def _asked(error: Exception, step: StepState) -> Asked | None:
+    """Return what a `@task` asks; it runs in its own task's context."""
+    info = execution_info(var_child_runnable_config.get())
+    if info is None or not isinstance(error, GraphInterrupt):
+        return None
+    return people.asked(error, info, step.answers)

@@ -12,7 +12,7 @@ from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import leave
 from notebook_agents.journal import Claim, Draft
-from notebook_agents.journal.copying import copy_records
+from notebook_agents.journal.copying import copy_records, hidden
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.origin import here
 from notebook_agents.runtime.view import run_view
@@ -47,9 +47,7 @@ class Thread:
 
     def history(self) -> list[Moment]:
         """Return the thread's checkpoints, subgraphs' too, the newest first."""
-        records = self._journal.select(
-            thread=self.name, kinds=(Kind.CHECKPOINT, Kind.STEP_INTENDED)
-        )
+        records = self._shown()
         runs = {record.run for record in records if record.kind is Kind.STEP_INTENDED}
         steps = {
             step.id: step
@@ -184,13 +182,17 @@ class Thread:
         assert head is not None
         return head
 
+    def _shown(self) -> list[Record]:
+        """Return the checkpoints that were not pruned, and the steps' intents."""
+        kinds = (Kind.CHECKPOINT, Kind.STEP_INTENDED, Kind.DELETION)
+        records = self._journal.select(thread=self.name, kinds=kinds)
+        gone = hidden(records)
+        return [r for r in records if r.kind is not Kind.DELETION and r.seq not in gone]
+
     def _config(self, at: str | None = None) -> RunnableConfig:
         if at is None:
             return {"configurable": {"thread_id": self.name}}
-        records = self._journal.select(
-            thread=self.name, kinds=(Kind.CHECKPOINT, Kind.STEP_INTENDED)
-        )
-        checkpoint = forks.Point(self.name, records, at).checkpoint
+        checkpoint = forks.Point(self.name, self._shown(), at).checkpoint
         return _config(self.name, checkpoint.ns or "", checkpoint.ref or "")
 
     def _last_end(self, head: Head) -> Record | None:

@@ -33,6 +33,7 @@ _STEP_KINDS = (
     Kind.ROUTED,
     Kind.DECISION,
 )
+_ANSWERS = (Said.ANSWERED, Said.ANSWERED_INSIDE)
 _NO_REPLY = "NoReplyError: the step around this call ended without its reply"
 _logger = logging.getLogger("notebook_agents.runtime")
 
@@ -190,8 +191,8 @@ class RunDriver:
                     sibling.went_on = True
         elif record.kind in (Kind.STEP_RETURNED, Kind.ROUTED):
             step.returned = step.returned or record
-        elif record.name == Said.ANSWERED and record.kind is Kind.DECISION:
-            step.answers += 1
+        elif record.name in _ANSWERS and record.kind is Kind.DECISION:
+            step.answers += record.name == Said.ANSWERED
         elif record.attempt == step.attempts and record.kind is Kind.DECISION:
             step.decision = record
         elif record.attempt == step.attempts:

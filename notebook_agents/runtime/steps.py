@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from notebook_agents.journal import Draft
-    from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
+    from notebook_agents.runtime.driver import Asked, Attempt, RunDriver, StepState
     from notebook_agents.runtime.retries import Errors
 
 P = ParamSpec("P")
@@ -204,10 +204,12 @@ def placed(
     kwargs: dict[str, Any],
     *,
     key: Callable[..., str] | None = None,
+    asked: Callable[[Exception, StepState], Asked | None] | None = None,
 ) -> _Call:
     """Return a durable call that has its place among its node's calls now and is made later.
 
-    However often it is made, in whichever worker thread, it is the same step.
+    However often it is made, in whichever worker thread, it is the same step. `asked` returns what
+    it asks, from what it raised, where it is a task of its own.
 
     Raises:
         NotDurableError: This code does not run inside a node.
@@ -215,6 +217,7 @@ def placed(
     """
     call = _Call(function, at_most_once=False, reconcile=None, key=key, retries=None, timeout=None)
     call.place = call._place(args, kwargs)
+    call.asked = asked
     return call
 
 
@@ -239,6 +242,7 @@ class _Call:
         self.reconcile = reconcile
         self.key = key
         self.place: tuple[RunDriver, StepState] | None = None
+        self.asked: Callable[[Exception, StepState], Asked | None] | None = None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         driver, step = self.place or self._place(args, kwargs)
@@ -337,7 +341,9 @@ class _Call:
     def _ended(self, driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
         if driver.suspends(error):
-            return driver.suspended(attempt)
+            return driver.suspended(
+                attempt, self.asked(error, attempt.step) if self.asked is not None else None
+            )
         if not self.at_most_once:
             return driver.failed(attempt, error)
         # An error does not prove that nothing happened: a payment can time out and be made. A

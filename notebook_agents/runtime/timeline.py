@@ -436,6 +436,7 @@ def _decision(decision: Decision) -> str:
         Said.DID: f"attempt {decision.attempt} happened, said",
         Said.DID_NOT: f"attempt {decision.attempt} did not happen, said",
         Said.ANSWERED: "answered by",
+        Said.ANSWERED_INSIDE: "answered by",
     }[decision.said]
     at = f"{decision.at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
     return f"{what} {clean(decision.user)} on {clean(decision.host)} at {at}"
