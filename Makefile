@@ -11,8 +11,8 @@ PYTHON ?= python3
 N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
-SHAPES  = $(addprefix tests/,test_private.py test_shapes.py test_tasks.py test_tools.py test_models.py \
-          test_people.py test_stream.py test_fork.py test_saver.py test_conformance.py crash)
+SHAPES  = $(addprefix tests/,test_private.py test_shapes.py test_edges.py test_tasks.py test_tools.py test_models.py \
+          test_people.py test_stream.py test_fork.py test_update_state.py test_saver.py test_conformance.py crash)
 
 .PHONY: demo test check crash conformance newest bench clean
 

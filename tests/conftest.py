@@ -15,6 +15,7 @@ import pytest
 from crash.processes import fork
 from support.checks import AGENTS, add, chain
 from support.command_line import drive, here  # noqa: F401 - fixtures
+from support.forks import effects  # noqa: F401 - a fixture
 from support.running import Ledger
 
 import notebook_agents as na
