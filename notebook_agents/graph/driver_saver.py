@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Draft, Journal, Record
 
 # Where it is not handed over at once (streams, see handover.py), the checkpoint is on its way in
-# another thread, which needs the interpreter's lock and little else. Letting it run and looking again is quicker than being woken: 0.81 to 1.05 ms of overhead
-# a step against 1.02 to 1.21. A checkpoint that takes longer is waited for.
+# another thread, which needs the interpreter's lock and little else. Letting it run and looking
+# again is quicker than being woken: 0.81 to 1.05 ms of overhead a step against 1.02 to 1.21. A
+# checkpoint that takes longer is waited for.
 _YIELDS = 100
 
 
