@@ -8,6 +8,7 @@ from support.checks import ask, chain
 from support.forks import fan_out, nested, sequential, step_of
 
 import notebook_agents as na
+from notebook_agents.errors import UnknownThreadError
 from notebook_agents.model import RunStatus
 
 
@@ -82,3 +83,15 @@ def test_update_that_cannot_be_made(journal, effects):
         agent.thread("t").update_state({"n": 6}, as_node="nobody")
     assert journal.thread("t").status is RunStatus.WAITING
     assert agent.run(Command(resume=4), thread="t").value["n"] == 4
+
+
+def test_pruned_checkpoints_are_gone_from_the_history(journal, effects):
+    """What was pruned is not listed, and a state cannot go on from it."""
+    agent = na.Agent(sequential(effects), "forking", journal)
+    agent.run({"n": 0}, thread="t")
+    before = agent.thread("t").history()
+    na.JournalSaver(journal).prune(["t"], strategy="keep_latest")
+    after = agent.thread("t").history()
+    assert [moment.checkpoint for moment in after] == [before[0].checkpoint]
+    with pytest.raises(UnknownThreadError, match=before[1].checkpoint):
+        agent.thread("t").update_state({"n": 1}, at=before[1].checkpoint)
