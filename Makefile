@@ -2,8 +2,9 @@
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
+# make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
-# make newest  the shapes and their kills with the newest LangGraph there is: names what broke
+# make newest  the shapes and their kills with the newest LangGraph there is; ends with what broke: make newest N=500
 # make bench   the measured claims of the README, beside LangGraph's own savers
 
 VENV   ?= .venv
@@ -11,10 +12,8 @@ PYTHON ?= python3
 N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
-SHAPES  = $(addprefix tests/,test_private.py test_shapes.py test_edges.py test_tasks.py test_tools.py test_models.py \
-          test_people.py test_stream.py test_fork.py test_update_state.py test_saver.py test_conformance.py crash)
 
-.PHONY: demo test check crash conformance newest bench clean
+.PHONY: demo test check crash damage conformance newest bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -31,6 +30,9 @@ check: $(VENV)/.ready-dev
 crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)
 
+damage: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.damage $(N) --seed $(SEED) --bursts
+
 conformance: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.conformance
 
@@ -39,9 +41,7 @@ newest:
 	.venv-newest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-newest/bin/python -m pip install --quiet --editable ".[notebook]" --group dev
 	.venv-newest/bin/python -m pip install --quiet --upgrade --pre langgraph langgraph-checkpoint langchain langchain-core
-	.venv-newest/bin/python -m pip list 2>/dev/null | grep -i "^lang"
-	.venv-newest/bin/python -m pytest -rfE $(SHAPES)
-	.venv-newest/bin/python -m tests.crash $(N) --seed $(SEED)
+	.venv-newest/bin/python -m tests.newest $(N) --seed $(SEED)
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench

@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents._version import __version__
+from notebook_agents.interpreters import refuse_others
 
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
     from notebook_agents.graph.cancel import cancel
+    from notebook_agents.graph.recovery import resume_all
     from notebook_agents.graph.resume import resolve, resume, unfinished
     from notebook_agents.graph.run import Run
     from notebook_agents.graph.saver import JournalSaver
@@ -38,6 +40,7 @@ _HOMES = {
     "idempotency_key": "notebook_agents.runtime.steps",
     "resolve": "notebook_agents.graph.resume",
     "resume": "notebook_agents.graph.resume",
+    "resume_all": "notebook_agents.graph.recovery",
     "step": "notebook_agents.runtime.steps",
     "unfinished": "notebook_agents.graph.resume",
 }
@@ -58,6 +61,7 @@ __all__ = [
     "idempotency_key",
     "resolve",
     "resume",
+    "resume_all",
     "step",
     "unfinished",
 ]
@@ -67,6 +71,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    refuse_others()
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value

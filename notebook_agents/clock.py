@@ -16,3 +16,8 @@ def now_us() -> int:
 def from_us(microseconds: int) -> datetime:
     """Return `microseconds` since 1970-01-01 UTC as an aware datetime."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def ticking_us() -> int:
+    """Return microseconds of a clock that nobody sets, the same for all processes of this host."""
+    return time.monotonic_ns() // 1000

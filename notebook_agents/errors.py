@@ -36,7 +36,10 @@ next. All of them survive pickling.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class NotebookAgentsError(Exception):
@@ -108,9 +111,27 @@ class StepTimeoutError(NotebookAgentsError, TimeoutError):
 
 
 class ThreadBusyError(NotebookAgentsError):
-    """Another process drives this thread."""
+    """Another process drives this thread.
+
+    Attributes:
+        thread: The thread's name, or None where the message alone has it.
+        token: The driver's fencing token, or None.
+        pid: The id of the process that drives it, or None.
+        host: That process's host, or None.
+        notebook: The notebook that it runs in, or None.
+        since: When it took the thread, or None.
+        expires: From when on another may take the thread if nothing is heard of that process; None
+            where it is known to run.
+    """
 
     exit_code = 5
+    thread: str | None = None
+    token: int | None = None
+    pid: int | None = None
+    host: str | None = None
+    notebook: str | None = None
+    since: datetime | None = None
+    expires: datetime | None = None
 
 
 class FencedError(ThreadBusyError):

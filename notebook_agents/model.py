@@ -209,7 +209,9 @@ class Attempt:
     @property
     def seconds(self) -> float | None:
         """How long it took, or None where its end is not known."""
-        return None if self.ended is None else (self.ended - self.started).total_seconds()
+        if self.ended is None:
+            return None
+        return max((self.ended - self.started).total_seconds(), 0.0)  # a clock can be set back
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from notebook_agents.errors import JournalFormatError, NoJournalError
+from notebook_agents.errors import JournalFormatError, NoJournalError, UsageError
 
 HOME_VARIABLE = "NOTEBOOK_AGENTS_HOME"
 KEY_VARIABLE = "NOTEBOOK_AGENTS_KEY"
+LEASE_VARIABLE = "NOTEBOOK_AGENTS_LEASE"
+AUTO_RESUME_VARIABLE = "NOTEBOOK_AGENTS_AUTO_RESUME"
+BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
+BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
+NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
 FOLDER = ".notebook_agents"
+
+LEASE_SECONDS = 30.0
+"""For how long the driver of a thread may leave unanswered whether it still drives it."""
 
 INGEST_RECORDS = 20_000
 """Records in the queue above which a burst moves them to DuckDB by itself."""
@@ -57,3 +67,77 @@ def config_home() -> Path:
     if data := os.environ.get("XDG_DATA_HOME"):
         return Path(data) / "jupyter" / "notebook_agents"
     return Path.home() / ".local" / "share" / "jupyter" / "notebook_agents"
+
+
+def lease_seconds() -> float:
+    """Return LEASE_SECONDS, or what the variable NOTEBOOK_AGENTS_LEASE says instead.
+
+    Raises:
+        UsageError: That is no number of seconds.
+    """
+    said = os.environ.get(LEASE_VARIABLE)
+    if not said:
+        return LEASE_SECONDS
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 1.0:
+        raise UsageError(f"{LEASE_VARIABLE} is {said!r}: give a number of seconds, at least 1")
+    return seconds
+
+
+def auto_resume() -> int:
+    """Return how often a run whose process died is resumed by itself; 0 is never, the default.
+
+    Raises:
+        UsageError: NOTEBOOK_AGENTS_AUTO_RESUME is no such number.
+    """
+    said = os.environ.get(AUTO_RESUME_VARIABLE) or "0"
+    if not said.isdecimal():
+        raise UsageError(f"{AUTO_RESUME_VARIABLE} is {said!r}: give a number of attempts, or 0")
+    return int(said)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackupSchedule:
+    """How often backups are made without being asked for.
+
+    Attributes:
+        every: A backup is made when the newest one is older.
+        keep: So many are kept; older ones go.
+    """
+
+    every: timedelta
+    keep: int
+
+
+def backup_schedule() -> BackupSchedule | None:
+    """Return what NOTEBOOK_AGENTS_BACKUP_HOURS and …_KEEP (default 7) ask for; None for no backups.
+
+    Raises:
+        UsageError: One of them is no number that could be meant.
+    """
+    hours = os.environ.get(BACKUP_VARIABLE)
+    if not hours:
+        return None
+    keep = os.environ.get(BACKUP_KEEP_VARIABLE) or "7"
+    try:
+        schedule = BackupSchedule(every=timedelta(hours=float(hours)), keep=int(keep))
+    except (ValueError, OverflowError):
+        schedule = None
+    if schedule is None or schedule.every < timedelta() or schedule.keep < 1:
+        raise UsageError(
+            f"{BACKUP_VARIABLE}={hours} with {BACKUP_KEEP_VARIABLE}={keep} is no schedule: set the "
+            "first to a number of hours and the second to how many backups are kept, at least 1"
+        )
+    return schedule
+
+
+def on_network() -> bool | None:
+    """Return what NOTEBOOK_AGENTS_ON_NETWORK (1 or 0) says of the journal's file system, or None.
+
+    For those that cannot be told by their type: a network behind FUSE, or a local one that is not
+    known.
+    """
+    return {"1": True, "0": False}.get(os.environ.get(NETWORK_VARIABLE, ""))

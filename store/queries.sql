@@ -1,8 +1,9 @@
 -- The statements that the journal runs, by name. `queue.*` are SQLite's, `archive.*` DuckDB's.
 
 -- name: queue.last_seq
--- The queue is never emptied of its newest record, so this is the newest sequence number of all.
-SELECT coalesce(max(seq), 0) FROM records;
+-- The queue is never emptied of its newest record, so this is the newest sequence number of all;
+-- and how many data keys were deleted, see journal/keys.py.
+SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted') FROM records;
 
 -- name: queue.bounds
 -- First and last sequence number still here, and how many bytes of payload lie between.
@@ -25,6 +26,9 @@ INSERT INTO keys (scope, wrapped) VALUES ($scope, $wrapped) ON CONFLICT (scope) 
 
 -- name: queue.key
 SELECT wrapped FROM keys WHERE scope = $scope;
+
+-- name: queue.keys
+SELECT scope, wrapped FROM keys ORDER BY scope;
 
 -- name: queue.any_key
 SELECT scope, wrapped FROM keys LIMIT 1;
@@ -62,16 +66,40 @@ WHERE thread = $thread;
 -- name: queue.release_thread
 UPDATE threads SET driver_pid = NULL WHERE thread = $thread AND token = $token;
 
+-- name: queue.ask
+-- Of who drives the thread now. What was asked first stands: its time counts.
+INSERT INTO requests (thread, token, what, boot, at)
+SELECT thread, token, $what, $boot, $at FROM threads
+WHERE thread = $thread AND token = $token AND driver_pid IS NOT NULL
+ON CONFLICT (thread, what, boot) DO UPDATE SET token = excluded.token, at = excluded.at
+WHERE requests.token <> excluded.token OR requests.at > excluded.at;
+
+-- name: queue.asked
+-- What is asked of a process.
+SELECT DISTINCT r.thread, r.token, r.what FROM requests AS r
+JOIN threads AS t ON t.thread = r.thread AND t.token = r.token
+WHERE t.driver_pid = $pid AND t.driver_host = $host AND t.driver_boot = $boot
+  AND t.driver_started = $started;
+
+-- name: queue.requested
+SELECT 1 FROM requests
+WHERE thread = $thread AND token = $token AND what = $what AND boot = $boot;
+
+-- name: queue.answered
+DELETE FROM requests WHERE thread = $thread AND ($what IS NULL OR (what = $what AND token = $token));
+
 -- name: queue.thread
 SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
        created, updated, notebook, token, driver_pid, driver_host, driver_boot, driver_started,
-       driver_since
+       driver_since, (SELECT at FROM requests AS r WHERE r.thread = threads.thread
+                      AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
 FROM threads WHERE thread = $thread;
 
 -- name: queue.threads
 SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
        created, updated, notebook, token, driver_pid, driver_host, driver_boot, driver_started,
-       driver_since
+       driver_since, (SELECT at FROM requests AS r WHERE r.thread = threads.thread
+                      AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
 FROM threads ORDER BY last_seq DESC;
 
 -- name: queue.scope_users
@@ -116,6 +144,9 @@ INSERT INTO ingested VALUES ($seq, $ts);
 -- name: archive.set_meta
 INSERT INTO meta VALUES ($key, $value);
 
+-- name: archive.unset_meta
+DELETE FROM meta WHERE key = $key;
+
 -- name: archive.meta
 SELECT key, value FROM meta;
 
@@ -134,3 +165,136 @@ ORDER BY seq;
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, payload
 FROM records WHERE seq IN (SELECT unnest($seqs::BIGINT[])) AND seq BETWEEN $low AND $high;
+
+-- name: queue.every
+-- Every record that is still here, with its payload.
+SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
+       size, payload
+FROM records ORDER BY seq;
+
+-- name: queue.schema
+SELECT name FROM sqlite_schema;
+
+-- name: queue.put_head
+-- Only a repair makes a head that no driver or append made.
+INSERT INTO threads (thread, scope, agent, status, run, session, intended, returned, records,
+                     first_seq, last_seq, created, updated, notebook, token)
+VALUES ($thread, $scope, $agent, $status, $run, $session, $intended, $returned, $records,
+        $first_seq, $last_seq, $created, $updated, $notebook, $token);
+
+-- name: queue.copy_head
+INSERT INTO threads (thread, scope, agent, status, run, session, intended, returned, records,
+                     first_seq, last_seq, created, updated, notebook, token, driver_pid, driver_host,
+                     driver_boot, driver_started, driver_since)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: archive.extent
+SELECT count(*), coalesce(max(seq), 0) FROM records;
+
+-- name: archive.heads
+-- What the records of each thread behind its deletion say about its head.
+WITH gone AS (
+    SELECT thread, max(seq) AS upto FROM records
+    WHERE kind = 'deletion' AND refs IS NULL AND seq < $before GROUP BY thread
+)
+SELECT r.thread, arg_min(coalesce(r.scope, r.thread), r.seq), min(r.seq), max(r.seq), arg_min(r.ts, r.seq),
+       arg_max(r.ts, r.seq), count(*), coalesce(min(r.seq) FILTER (r.kind <> 'chunk'), 0),
+       arg_max(CASE WHEN r.kind = 'run_finished' THEN r.name ELSE 'running' END, r.seq)
+           FILTER (r.kind IN ('run_started', 'run_finished')
+                   OR (r.kind = 'decision' AND r.name = 'update')),
+       arg_max({'name': r.name, 'run': r.run, 'attempt': r.attempt}, r.seq)
+           FILTER (r.kind = 'run_started'),
+       max(r.seq) = any_value(gone.upto) IS TRUE
+FROM records r LEFT JOIN gone ON r.thread = gone.thread
+WHERE r.seq < $before AND r.seq >= coalesce(gone.upto, 0)
+  AND (gone.upto IS NULL OR r.seq > gone.upto
+       OR NOT EXISTS (SELECT 1 FROM records n
+                      WHERE n.thread = r.thread AND n.seq > gone.upto AND n.seq < $before))
+GROUP BY r.thread;
+
+-- name: archive.counts
+SELECT thread, coalesce(run, 0), count(*) FILTER (kind = 'step_intended'),
+       count(*) FILTER (kind = 'step_returned')
+FROM records WHERE seq < $before AND kind IN ('step_intended', 'step_returned')
+GROUP BY thread, coalesce(run, 0);
+
+-- name: archive.watermarks
+SELECT seq FROM ingested ORDER BY rowid;
+
+-- name: archive.slice
+SELECT * FROM records WHERE seq >= $low AND seq < $high ORDER BY seq;
+
+-- name: archive.rows
+-- By row id, not by number: a damaged block costs the rows of the ranges that it is part of.
+SELECT * FROM records WHERE rowid >= $low AND rowid < $high ORDER BY rowid;
+
+-- name: archive.summary
+-- Of a copy and its original: equal only if every column of every record is.
+SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0), bit_xor(hash(records)) FROM records;
+
+-- name: archive.all
+SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
+       size, payload
+FROM records;
+
+-- name: queue.count
+SELECT count(*) FROM records;
+
+-- name: queue.counts
+-- How many records behind a number each thread has.
+SELECT thread, count(*) FROM records WHERE seq > $after GROUP BY thread ORDER BY thread;
+
+-- name: queue.forget_drivers
+-- Whoever drove a thread when the backup was made does not drive it any more.
+UPDATE threads SET driver_pid = NULL;
+
+-- name: queue.adopt_heads
+-- After all newer records were taken over: the heads and keys that go with them. `present` is the
+-- queue that is replaced.
+DELETE FROM threads;
+INSERT INTO threads SELECT * FROM present.threads;
+DELETE FROM keys;
+INSERT INTO keys SELECT * FROM present.keys;
+
+-- name: queue.adopt_keys
+INSERT OR IGNORE INTO keys SELECT * FROM present.keys;
+
+-- name: queue.drop_deleted
+-- Threads that a record behind `after` deleted.
+DELETE FROM threads WHERE thread IN
+    (SELECT thread FROM records WHERE seq > $after AND kind = 'deletion' AND refs IS NULL);
+
+-- name: queue.drop_deleted_keys
+DELETE FROM keys WHERE scope IN
+    (SELECT coalesce(scope, thread) FROM records
+     WHERE seq > $after AND kind = 'deletion' AND refs IS NULL)
+  AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.scope = keys.scope);
+
+-- name: queue.imply_heads
+-- The heads that the records behind `after` imply, where the heads themselves cannot be read.
+WITH newer AS (
+    SELECT * FROM records r WHERE seq > $after AND seq > coalesce(
+        (SELECT max(d.seq) FROM records d
+         WHERE d.thread = r.thread AND d.kind = 'deletion' AND d.refs IS NULL), 0)
+), newest AS (  -- of each thread's runs: how it stands
+    SELECT thread, name, kind, attempt, max(seq) FROM newer
+    WHERE kind IN ('run_started', 'run_finished') GROUP BY thread
+)
+INSERT INTO threads (thread, scope, agent, status, run, session, intended, returned, records,
+                     first_seq, last_seq, created, updated, token)
+SELECT r.thread, coalesce(max(r.scope), r.thread),
+       (SELECT name FROM newer a WHERE a.thread = r.thread AND a.kind = 'run_started' LIMIT 1),
+       CASE n.kind WHEN 'run_finished' THEN n.name WHEN 'run_started' THEN 'running'
+                   ELSE 'pending' END,
+       coalesce(max(r.run), 0), coalesce(n.attempt, 0), sum(r.kind = 'step_intended'),
+       sum(r.kind = 'step_returned'), count(*), min(r.seq), max(r.seq), min(r.ts), max(r.ts), 1
+FROM newer r LEFT JOIN newest n ON n.thread = r.thread
+GROUP BY r.thread
+ON CONFLICT (thread) DO UPDATE SET
+    agent = coalesce(excluded.agent, agent),
+    status = CASE WHEN excluded.status = 'pending' THEN status ELSE excluded.status END,
+    intended = excluded.intended + CASE WHEN excluded.run > run THEN 0 ELSE intended END,
+    returned = excluded.returned + CASE WHEN excluded.run > run THEN 0 ELSE returned END,
+    session = max(session, excluded.session), run = max(run, excluded.run),
+    records = records + excluded.records, last_seq = excluded.last_seq, updated = excluded.updated,
+    token = token + 1;

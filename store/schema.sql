@@ -56,6 +56,20 @@ CREATE TABLE keys (
     wrapped BLOB NOT NULL
 ) WITHOUT ROWID;
 
+-- Tells every process that a key which it may have is gone.
+CREATE TRIGGER key_deleted AFTER DELETE ON keys BEGIN
+    UPDATE meta SET value = value + 1 WHERE key = 'keys_deleted';
+END;
+-- What other processes ask of a thread's driver. It looks while it drives, and deletes what it did.
+CREATE TABLE requests (
+    thread TEXT NOT NULL,
+    token  INTEGER NOT NULL,  -- of whom it is asked: nobody else acts on it
+    what   TEXT NOT NULL,     -- answer | cancel
+    boot   TEXT NOT NULL,     -- whose clock `at` is
+    at     INTEGER NOT NULL,  -- microseconds of that host's clock that is never set
+    PRIMARY KEY (thread, what, boot)
+) WITHOUT ROWID;
+
 -- name: archive.create
 -- Made once per generation. No index: records are appended, and read by ranges and scans.
 CREATE TABLE records (
@@ -84,7 +98,7 @@ CREATE TABLE ingested (seq BIGINT NOT NULL, ts BIGINT NOT NULL);
 CREATE TABLE meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
 
 -- name: archive.views
--- Replaced at every open that writes: they hold nothing.
+-- They hold nothing. Where another build's are in the file (`meta.views` tells), they are replaced when it is opened.
 CREATE OR REPLACE VIEW live AS
     SELECT r.* FROM records r
     LEFT JOIN (SELECT thread, max(seq) AS upto FROM records
@@ -97,7 +111,7 @@ CREATE OR REPLACE VIEW attempts AS
     SELECT i.thread, i.run, i.step, i.parent, i.name, i.ns AS namespace, i.attempt,
            make_timestamp(i.ts) AS started, make_timestamp(e.ts) AS ended,
            CASE WHEN e.kind IS NULL THEN 'uncertain' ELSE substr(e.kind, 6) END AS outcome,
-           (e.ts - i.ts) / 1e6 AS seconds, e.size AS result_bytes,
+           if(e.ts < i.ts, 0, e.ts - i.ts) / 1e6 AS seconds, e.size AS result_bytes,
            CASE WHEN e.kind = 'step_failed' THEN e.ref END AS proof
     FROM live i
     LEFT JOIN live e

@@ -16,7 +16,9 @@ from crash.processes import fork
 from support.checks import AGENTS, add, chain
 from support.command_line import drive, here  # noqa: F401 - fixtures
 from support.forks import effects  # noqa: F401 - a fixture
+from support.holding import held  # noqa: F401 - a fixture
 from support.running import Ledger
+from support.syscalls import Shim
 
 import notebook_agents as na
 
@@ -170,6 +172,12 @@ def forked(tmp_path: Path) -> Callable[[Callable[[], object]], int]:
 def ledger_at(tmp_path: Path) -> Callable[[str], Ledger]:
     """Give a ledger of that name."""
     return lambda name: Ledger(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    """Compile what fails, writes down or ends the system calls of a child."""
+    return Shim.compile(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 import pickle
 import threading
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
@@ -258,6 +260,36 @@ def test_state_value_that_cannot_be_kept(home, journal, kind):
     run = agent.run({"n": 1}, thread="t")
     assert run.value == {"n": 2, "at": "plain", "items": []}
     assert [len(step.attempts) for step in run.steps] == [1, 2]
+
+
+class _Log(TypedDict, total=False):
+    log: Annotated[Any, lambda old, new: threading.Lock() if new == "spoil" else new]
+    seen: Annotated[list[str], operator.add]
+
+
+def test_reducer_that_makes_what_cannot_be_kept(home, journal, tmp_path):
+    """No node runs on a state that was not stored: neither of two would be known after a kill."""
+    effects = tmp_path / "effects"
+    effects.mkdir()
+
+    def spoil(state: _Log) -> _Log:
+        return {"log": "spoil"}
+
+    def behind(name: str, state: _Log) -> _Log:
+        (effects / name).touch()
+        return {"seen": ["one"]}
+
+    builder = StateGraph(_Log)
+    builder.add_node("spoil", spoil)
+    builder.add_edge(START, "spoil")
+    for name in ("left", "middle", "right"):
+        builder.add_node(name, partial(behind, name))
+        builder.add_edge("spoil", name)
+    with pytest.raises(errors.ValueNotKeptError) as caught:
+        na.Agent(builder, "spoiling", journal).run({"log": "fine"}, thread="t")
+    says(caught.value, "'t'", "'log'", "lock")
+    assert journal.thread("t").status is RunStatus.FAILED
+    assert list(effects.iterdir()) == []
 
 
 def test_result_that_cannot_be_kept(home, journal, tmp_path):

@@ -20,7 +20,7 @@ from notebook_agents import errors
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 # -- no journal, or something else -------------------------------------------------------------
@@ -111,6 +111,7 @@ def test_a_file_that_is_no_journal(home, cli, content):
 def test_newer_queue(home, journal, done, cli):
     """A journal of a newer version is refused with exit code 6 and says to upgrade."""
     journal.close()
+    (home / "queue.mark").unlink()  # by hand nobody closes it
     path = home / "queue.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version=2")
@@ -158,7 +159,7 @@ def test_two_journals_files_mixed(home, journal, done, tmp_path, cli):
     shutil.copy(tmp_path / "other" / "journal.1.duckdb", home / "journal.1.duckdb")
     with na.Journal.open(home) as mixed, pytest.raises(errors.JournalDamagedError) as caught:
         _ = na.Run(mixed, "t", 1).value
-    says(caught.value, home / "journal.1.duckdb", home / "queue.sqlite")
+    says(caught.value, "journal.1.duckdb", "queue.sqlite", f"journal repair {home}")
     told(cli("show", "t", "--journal", str(home)), 6, "another journal")
 
     (home / "journal.1.duckdb").write_bytes(own)
@@ -176,8 +177,8 @@ def test_archive_that_duckdb_cannot_open(home, journal, done, cli):
     path.write_bytes(damaged)
     with na.Journal.open(home) as again, pytest.raises(errors.JournalDamagedError) as caught:
         again.select(thread="t")
-    says(caught.value, path, "backup")
-    told(cli("show", "t", "--journal", str(home)), 6, path)
+    says(caught.value, path.name, f"journal repair {home}")
+    told(cli("show", "t", "--journal", str(home)), 6, path.name)
 
 
 # -- keys --------------------------------------------------------------------------------------
@@ -225,6 +226,14 @@ def test_key_that_is_none(home, journal, done, monkeypatch, cli):
 
 
 # -- altered records ---------------------------------------------------------------------------
+# While somebody has the journal open: else the opening itself finds them (test_damage.py).
+
+
+@pytest.fixture
+def used(home: Path) -> Iterator[None]:
+    """Have the journal open in this process."""
+    with na.Journal.open(home):
+        yield
 
 
 @dataclass
@@ -257,7 +266,7 @@ def _set(home: Path, seq: int, column: str, value: object) -> None:
 
 
 @pytest.fixture
-def trapped(home: Path, tmp_path: Path) -> tuple[Path, Path]:
+def trapped(home: Path, tmp_path: Path, used: None) -> tuple[Path, Path]:
     """A waiting run with a trap in its recorded call, and the file that the trap makes."""
     sprung = tmp_path / "sprung"
 
@@ -290,7 +299,7 @@ def test_flipped_bit_in_a_payload(trapped):
 
 
 @pytest.mark.parametrize("kind", ["step_returned", "run_started"])
-def test_resume_of_an_altered_record(home, tmp_path, dies, cli, kind):
+def test_resume_of_an_altered_record(home, tmp_path, used, dies, cli, kind):
     """A resume that needs an altered record stops there: nothing runs, nothing is unpickled."""
     sprung, ran = tmp_path / "sprung", tmp_path / "ran"
 
@@ -345,7 +354,7 @@ def test_altered_columns_are_noticed(trapped, column, value):
     says(caught.value, f"record {seq}", "'t'")
 
 
-def test_record_of_another_journal(home, journal, done, tmp_path):
+def test_record_of_another_journal(home, used, done, journal, tmp_path):
     """A record that was copied out of another journal of the same user does not open here."""
     with na.Journal.open(tmp_path / "other") as other:
         na.Agent(chain(add), "counter", other).run({"n": 7}, thread="t")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
-from crash.processes import fork
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph, add_messages
 from langgraph.types import Send
 from support.checks import State, add, ask, chain
 
 import notebook_agents as na
-from notebook_agents.errors import ThreadBusyError
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -116,8 +113,14 @@ def test_open_tool_calls_are_closed(journal):
     assert messages[3].status == "error"
 
 
-entered, gate = threading.Event(), threading.Event()
+entered, gate, count = threading.Event(), threading.Event(), threading.Semaphore(0)
 arrived: asyncio.Queue[None] = asyncio.Queue()
+
+
+@pytest.fixture(autouse=True)
+def of_this_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a queue of its own: it belongs to the event loop that used it first."""
+    monkeypatch.setitem(globals(), "arrived", asyncio.Queue())
 
 
 def slow(state: State) -> State:
@@ -125,6 +128,20 @@ def slow(state: State) -> State:
     entered.set()
     assert gate.wait(30)
     return {"n": 2}
+
+
+def part(state: Any) -> State:
+    """Wait until the test says so, one of several."""
+    count.release()
+    assert gate.wait(30)
+    return {"items": [state["n"]]}
+
+
+async def forever(state: State) -> State:
+    """Wait for ever, on any loop."""
+    entered.set()
+    await asyncio.get_running_loop().create_future()
+    return {}
 
 
 async def endless(state: State) -> State:
@@ -169,6 +186,120 @@ async def test_async_steps_are_cancelled(journal):
     assert outcomes == {"add": Outcome.RETURNED, "endless": Outcome.UNCERTAIN}
 
 
+def asking_two_tools() -> StateGraph[Any, Any, Any, Any]:
+    """Return a graph whose model calls two tools, of which one never answers."""
+
+    def model(state: Chat) -> dict[str, Any]:
+        calls = [{"name": "look", "args": {}, "id": at} for at in ("a", "b")]
+        return {"messages": [AIMessage("", tool_calls=calls)]}
+
+    async def look(call: Any) -> dict[str, Any]:
+        if call["id"] == "b":
+            await endless({})
+        return {"messages": [ToolMessage("found", tool_call_id=call["id"])]}
+
+    builder = StateGraph(Chat)
+    builder.add_node("model", model)
+    builder.add_node("look", look)
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges(
+        "model", lambda state: [Send("look", call) for call in state["messages"][-1].tool_calls]
+    )
+    return builder
+
+
+@pytest.mark.parametrize("mode", ["updates", "messages", "debug"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_stream_is_cut_off(journal, mode, elsewhere):
+    """Its coroutines are cancelled where they stand, from any thread; its tool calls are closed."""
+    agent = na.Agent(asking_two_tools(), "chat", journal)
+    stream = agent.astream({"messages": [HumanMessage("look")]}, thread="t", stream_mode=mode)
+
+    async def read() -> str:
+        async for _ in stream:
+            pass
+        await asyncio.sleep(0)
+        return "to the end"
+
+    reading = asyncio.ensure_future(read())
+    await arrived.get()
+    if elsewhere:
+        await asyncio.to_thread(na.cancel, "t", journal=journal)
+    else:
+        na.cancel("t", journal=journal)
+    assert await reading == "to the end"
+    assert (reading.cancelling(), stream.run.status) == (0, RunStatus.CANCELLED)
+    messages = agent.thread("t").state().values["messages"]
+    answers = {m.tool_call_id: m.content for m in messages if isinstance(m, ToolMessage)}
+    assert answers == {"a": "found", "b": "cancelled"}
+
+
+async def test_a_consumer_that_is_cancelled_with_its_run(journal):
+    """Whoever cancels the reading task too is not ignored, and the run is cancelled."""
+    agent = na.Agent(chain(endless), "endless", journal)
+
+    async def read() -> None:
+        async for _ in agent.astream({"n": 1}, thread="t"):
+            pass
+
+    reading = asyncio.ensure_future(read())
+    await arrived.get()
+    na.cancel("t", journal=journal)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert journal.thread("t").status is RunStatus.CANCELLED
+
+
+async def test_a_consumer_that_has_its_chunk_is_left_alone(journal):
+    """What the reader of a stream does between two chunks is not cut off with the run."""
+    agent = na.Agent(chain(add, endless), "endless", journal)
+    async for chunk in agent.astream({"n": 1}, thread="t"):
+        assert chunk == {"add": {"n": 2}}
+        na.cancel("t", journal=journal)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert journal.thread("t").status is RunStatus.CANCELLED
+
+
+def test_a_sync_stream_of_coroutines_is_cut_off(journal):
+    """A graph with async nodes only, read by `for`, is cancelled from another worker thread."""
+    entered.clear()
+
+    agent = na.Agent(chain(forever), "endless", journal)
+    read: list[Any] = []
+    worker = threading.Thread(target=lambda: read.extend(agent.stream({"n": 1}, thread="t")))
+    worker.start()
+    assert entered.wait(30)
+    na.cancel("t", journal=journal)
+    worker.join(30)
+    assert not worker.is_alive()
+    assert (read, journal.thread("t").status) == ([], RunStatus.CANCELLED)
+
+
+def test_cancel_names_the_steps_that_it_waits_for(journal, capsys):
+    """Of several nodes that block it says which still run; their results are kept."""
+    gate.clear()
+    graph = StateGraph(State)
+    graph.add_node(part)
+    graph.add_conditional_edges(START, lambda _: [Send("part", {"n": n}) for n in range(3)])
+    graph.add_node(add)
+    graph.add_edge("part", "add")
+    agent = na.Agent(graph, "wide", journal)
+    worker = threading.Thread(target=lambda: agent.run({"n": 0}, thread="t"))
+    worker.start()
+    for _ in range(3):
+        assert count.acquire(timeout=30)
+    na.cancel("t", journal=journal)
+    said = capsys.readouterr().err
+    gate.set()
+    worker.join(30)
+    run = na.Run(journal, "t", 1)
+    assert run.status is RunStatus.CANCELLED
+    assert [step.attempts[-1].outcome for step in run.steps] == [Outcome.RETURNED] * 3
+    assert all(f"'part' ({step.id})" in said for step in run.steps)
+
+
 def test_cancelled_from_the_command_line(home, cli, dies, trips):
     """`notebook-agents cancel` finishes a killed run; a second time it says where it stands."""
 
@@ -185,28 +316,6 @@ def test_cancelled_from_the_command_line(home, cli, dies, trips):
         done = cli("cancel", "t", "--journal", str(home), "--json")
         assert done.code == 0, done.err
         assert json.loads(done.out) == {"thread": "t", "run": 1, "status": "cancelled"}
-
-
-def test_a_thread_of_another_process_is_not_cancelled(home, tmp_path, journal):
-    """A run that a living process drives is left alone, and the process is named."""
-    inside, gate = os.pipe(), os.pipe()
-
-    def node(state: State) -> State:
-        os.write(inside[1], b"x")
-        os.read(gate[0], 1)
-        return {"n": 7}
-
-    def program() -> None:
-        with na.Journal.open(home) as opened:
-            na.Agent(chain(node), "held", opened).run({"n": 1}, thread="t")
-
-    child = fork(program, tmp_path / "held.log")
-    assert os.read(inside[0], 1) == b"x"
-    with pytest.raises(ThreadBusyError, match=f"process {child.pid} .*: cancel it there"):
-        na.cancel("t", journal=journal)
-    os.write(gate[1], b"x")
-    assert child.end() == 0
-    assert journal.thread("t").status is RunStatus.SUCCEEDED
 
 
 def test_a_step_that_asks_while_its_run_is_cancelled(journal):

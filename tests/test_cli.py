@@ -29,16 +29,28 @@ if TYPE_CHECKING:
 # -- help ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(app.commands))
+def _commands(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Return a group's commands and those of the groups in it, by what one types."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found[before + name] = command
+        if isinstance(command, click.Group):
+            found |= _commands(command, f"{before}{name} ")
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(_commands(app)))
 def test_every_command_says_what_it_does_and_shows_an_example(name: str) -> None:
     """The first line of help is one short sentence, and there is a command to copy."""
-    lines = inside(name, "--help").stdout.splitlines()
+    command = _commands(app)[name]
+    lines = inside(*name.split(), "--help").stdout.splitlines()
     assert re.fullmatch(r"  [A-Z].{10,60}\.", lines[2])
     example = next(
         number for number, line in enumerate(lines) if line.strip().startswith("Example")
     )
     assert lines[example + 1].startswith(f"    notebook-agents {name}")
-    assert any("--json" in parameter.opts for parameter in app.commands[name].params)
+    if not isinstance(command, click.Group):
+        assert any("--json" in parameter.opts for parameter in command.params)
 
 
 def test_the_help_lists_every_command_on_one_line_and_the_exit_codes() -> None:
@@ -86,10 +98,10 @@ def test_the_examples_of_the_help_work(here: Path) -> None:
     thread = ("--thread", "audit-calm-river-3f9a", "--new")
     for _ in range(2):
         assert inside("run", "agents.py:research", "--input", '{"n": 1}', *thread).exit_code == 0
-    for name in sorted(app.commands):
-        if name in ("demo", "resolve"):
+    for name in sorted(_commands(app)):
+        if name in ("demo", "resolve", "journal backup", "journal restore"):
             continue  # have tests of their own
-        for line in inside(name, "--help").stdout.splitlines():
+        for line in inside(*name.split(), "--help").stdout.splitlines():
             if line.startswith("    notebook-agents "):
                 done = cli(*shlex.split(line)[1:])
                 assert done.returncode == 0, f"{line}: {done.stderr}"

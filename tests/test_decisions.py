@@ -8,11 +8,12 @@ import getpass
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
-from langgraph.types import RetryPolicy
+from langgraph.types import Command, RetryPolicy
+from pydantic import BaseModel
 from support.checks import State, add, chain, refused, told
 from support.running import named, run
 
@@ -238,6 +239,73 @@ def test_node_result_that_the_graph_cannot_take(home, ledger, dies, trips, wrong
         run(home, node)
     resolve(home, na.did({"n": 20}))
     assert run(home, node).value["n"] == 20
+    assert ledger.lines() == ["ran"]
+
+
+def _summed(old: int, new: int) -> int:
+    if not isinstance(new, int):
+        raise TypeError("only numbers")
+    return old + new
+
+
+class Summed(TypedDict):
+    n: Annotated[int, _summed]
+
+
+class Checked(BaseModel):
+    n: int = 0
+    other: str = ""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("handled", [False, True])
+@pytest.mark.parametrize(
+    ("state", "wrong", "why"),
+    [
+        (Summed, {"n": "many"}, "only numbers"),
+        (Summed, Command(update={"n": "many"}), "only numbers"),
+        (Summed, [{"n": 1}, {"n": "many"}], "only numbers"),
+        (Checked, {"n": "many"}, "'n': Input should be a valid integer"),
+        (Checked, {"n": 1, "other": None}, "'other': Input should be a valid string"),
+    ],
+)
+def test_node_result_with_a_value_that_the_state_refuses(
+    home, ledger, dies, trips, state, wrong, why, handled, is_async
+):
+    """It is refused before it is recorded, is no failure of the node, and can be said anew."""
+
+    def node(state: Any) -> Any:
+        ledger.note("ran")
+        trips()
+        return {"n": 10}
+
+    async def node_async(state: Any) -> Any:
+        return node(state)
+
+    def handler(state: Any) -> Any:
+        ledger.note("handled")
+        return {"n": 0}
+
+    def drive() -> na.Run:
+        builder = StateGraph(state)
+        chosen = node_async if is_async else node
+        builder.add_node("node", chosen, error_handler=handler if handled else None)
+        builder.add_node("after", lambda state: {"n": 1})
+        builder.add_edge(START, "node").add_edge("node", "after")
+        with na.Journal.open(home) as journal:
+            done = na.Agent(builder, "it", journal).run({"n": 5}, thread="t", key="k")
+            assert done.view
+            return done
+
+    dies(drive)
+    resolve(home, na.did(wrong))
+    with pytest.raises(errors.InputError, match="resolve it again") as caught:
+        drive()
+    assert why in str(caught.value)
+    resolve(home, na.did({"n": 20}))
+    done = drive()
+    with na.Journal.open(home) as journal:
+        assert na.Run(journal, "t", done.number).value["n"] == (26 if state is Summed else 1)
     assert ledger.lines() == ["ran"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,3 +85,43 @@ def test_a_journal_that_was_named_and_is_not_there_has_to_be_mended(here: Path) 
     done = inside("doctor", "--journal", "nowhere", "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["ok"] is False
+
+
+def test_each_thing_that_can_be_wrong_with_the_files_has_its_remedy(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rights, marks, backups, the log on a network: one line each, with what to do."""
+    from notebook_agents.journal import Journal, forks, unsynced
+    from notebook_agents.journal.backup import backup
+
+    home = here / ".notebook_agents"
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    del sys.modules["agents"]  # another test's file has that name too
+    assert found("permissions").level is Level.OK
+    (home / "queue.lock").chmod(0o644)
+    assert found("permissions").remedy == f"chmod 600 {home / 'queue.lock'}"
+    (home / "queue.lock").chmod(0o600)
+
+    assert found("backups").found.startswith("none")
+    backup(home)
+    assert found("backups").found.startswith("1 (")
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "never")
+    assert found("backups").level is Level.BAD
+    monkeypatch.delenv("NOTEBOOK_AGENTS_BACKUP_HOURS")
+
+    assert found("log").level is Level.OK
+    monkeypatch.setenv("NOTEBOOK_AGENTS_ON_NETWORK", "1")
+    assert found("log").level is Level.BAD
+    assert found("file system").level is Level.WARNING
+    monkeypatch.delenv("NOTEBOOK_AGENTS_ON_NETWORK")
+
+    forks.close_all()  # what the command left open in this process
+    with Journal.open(home, mode="exclusive"):
+        pid = f"process {os.getpid()} ("
+        assert found("in use").found.count(pid) >= 2
+        unsynced.mark(home)
+        assert "close every process" in found("sync").remedy
+    with Journal.open(home):
+        pass
+    assert not any(check.name == "sync" for check in examine(None))
+    assert {check.level for check in examine(None)} == {Level.OK}

@@ -6,10 +6,8 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
-from crash.processes import fork
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads annotations
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime  # noqa: TC002 - LangGraph reads annotations
@@ -17,57 +15,10 @@ from support.checks import State, add, chain, refused, says
 from support.running import Fragile, Ledger
 
 import notebook_agents as na
-from notebook_agents import errors
+from notebook_agents import errors, faults
 from notebook_agents.model import RunStatus
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-
 # -- drivers -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Held:
-    """A live process in the middle of a node of thread `t`."""
-
-    agent: str
-    pid: int
-    let_go: Callable[[], int]
-
-
-@pytest.fixture
-def held(home: Path, tmp_path: Path) -> Iterator[Held]:
-    """Have another process drive thread `t` until it is let go."""
-    inside, gate = os.pipe(), os.pipe()
-    entered = Ledger(tmp_path / "entered")
-    agent = f"holding-{tmp_path.name}"  # no other test has an agent of this name alive
-
-    def node(state: State) -> State:
-        if entered.note(os.getpid()) == 1:
-            os.write(inside[1], b"x")
-            os.read(gate[0], 1)
-        return {"n": 7}
-
-    def program() -> None:
-        with na.Journal.open(home) as journal:
-            na.Agent(chain(node), agent, journal).run({"n": 1}, thread="t")
-
-    child = fork(program, tmp_path / "held.log")
-    assert os.read(inside[0], 1) == b"x"
-    ended: list[int] = []
-
-    def let_go() -> int:
-        os.write(gate[1], b"x")
-        ended.append(child.end())
-        return ended[0]
-
-    yield Held(agent, child.pid, let_go)
-    if not ended:
-        let_go()
-    for descriptor in (*inside, *gate):
-        os.close(descriptor)
 
 
 def test_thread_that_another_process_drives(home, held, call, cli):
@@ -232,3 +183,26 @@ def test_resume_gets_what_the_run_was_given(home, dies, tmp_path):
     with na.Journal.open(home) as journal:
         assert na.resume("t", journal=journal).status is RunStatus.SUCCEEDED
     assert seen.lines() == ["ada small 7"] * 2
+
+
+def test_ctrl_c_right_behind_the_claim(home):
+    """An interrupt between the claim's commit and the news of it leaves no thread that is busy."""
+    hits: list[faults.Fault] = []
+
+    def interrupt(fault: faults.Fault) -> None:
+        if fault is faults.Fault.COMMIT_AFTER and not hits:
+            hits.append(fault)
+            raise KeyboardInterrupt
+
+    with na.Journal.open(home) as journal:
+        journal.data_key("t", create=True)
+        agent = na.Agent(chain(add), "adding", journal)
+        faults.arm(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                agent.run({"n": 1}, thread="t")
+        finally:
+            faults.arm(None)
+        assert hits
+        assert journal.thread("t").status is RunStatus.ORPHANED
+        assert agent.run({"n": 1}, thread="t").status is RunStatus.SUCCEEDED

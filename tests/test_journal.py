@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pytest
 
 from notebook_agents import faults
@@ -339,3 +340,20 @@ def test_a_deleted_thread_is_gone_and_its_name_is_free(home: Path) -> None:
         journal.append([note("fresh")], durable=True)
         assert names(journal) == ["fresh"]
         assert journal.sql("SELECT count(*) FROM live WHERE thread = 't'") == [(1,)]
+
+
+def test_views_that_another_build_made_are_replaced(home: Path) -> None:
+    """A journal from before a view was changed or added answers queries with those of now."""
+    with Journal.open(home) as journal:
+        journal.append([note("pay", step="s", run=1, attempt=1)], durable=True)
+        journal.ingest()
+        (file,) = home.glob("journal.*.duckdb")
+    with duckdb.connect(str(file)) as old:
+        old.execute("DROP VIEW decisions")
+        old.execute("CREATE OR REPLACE VIEW steps AS SELECT 1 AS something_else")
+        old.execute("UPDATE meta SET value = 'older' WHERE key = 'views'")
+    with Journal.open(home) as journal:
+        assert journal.sql("SELECT name, outcome FROM steps") == [("pay", "uncertain")]
+        assert journal.sql("SELECT said FROM decisions") == []
+        digests = journal.sql("SELECT count(*) FROM meta WHERE key = 'views' AND value <> 'older'")
+        assert digests == [(1,)]

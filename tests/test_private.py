@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 import threading
-from typing import TYPE_CHECKING, Any, TypedDict
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Annotated, Any, TypedDict
 
+import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.prebuilt import ToolNode
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 import notebook_agents as na
@@ -18,18 +22,22 @@ from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import (
     DEFAULT_ERROR_HANDLER,
+    ERROR,
+    ERROR_SOURCE_NODE,
     NULL_TASK_ID,
     RESUME,
     execution_info,
     interrupt_id,
+    is_asked_outside,
     is_tool_node,
+    keeping_off,
+    own_interrupts,
     schema_types,
+    state_after,
     superstep,
     with_tool_calls,
 )
-
-if TYPE_CHECKING:
-    import pytest
+from notebook_agents.runtime.leaving import Workers
 
 
 class Model(BaseModel):
@@ -67,6 +75,84 @@ def test_a_node_learns_its_task_and_checkpoint() -> None:
     assert info.checkpoint_ns == f"node:{info.task_id}"
     assert execution_info(None) is None
     assert supersteps == [newest.metadata["step"]]
+
+
+def test_a_task_knows_what_it_can_ask() -> None:
+    """A node and the conditional edge behind it are one task, and count its questions as one."""
+    places: list[list[str]] = []
+    tasks = []
+
+    def note(config: RunnableConfig) -> None:
+        tasks.append(own_interrupts(config))
+        places.append([])
+        assert keeping_off(config, places[-1], set()) is not None
+
+    def node(state: State, config: RunnableConfig) -> dict[str, Any]:
+        note(config)
+        return {"seen": interrupt("one")}
+
+    def route(state: State, config: RunnableConfig) -> str:
+        note(config)
+        return str(interrupt("two"))
+
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.add_conditional_edges("node", route, [END])
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+    asked = []
+    for given in ({"seen": 0}, Command(resume="1"), Command(resume=END)):
+        asked += graph.invoke(given, config).get("__interrupt__", [])
+    assert [one.value for one in asked] == ["one", "two"]
+    first, last = tasks[0], tasks[-1]
+    assert {task for task, _ in tasks} == {first[0]}
+    assert asked[0].id in first[1]
+    assert {one.id for one in asked} <= last[1]
+
+
+def test_a_question_outside_a_run_is_known() -> None:
+    """`update_state` calls a conditional edge without what `interrupt()` needs."""
+    builder = StateGraph(State)
+    builder.add_node("node", lambda state: {"seen": 1})
+    builder.add_edge(START, "node")
+    builder.add_conditional_edges("node", lambda state: interrupt("?"), [END])
+    graph = builder.compile(checkpointer=InMemorySaver())
+    with pytest.raises(KeyError) as caught:
+        graph.update_state({"configurable": {"thread_id": "t"}}, {"seen": 1}, as_node="node")
+    assert is_asked_outside(caught.value)
+
+
+def test_a_handlers_task_is_another_than_the_failed_nodes() -> None:
+    """Its answers are stored under its own id, `execution_info` has the failed node's."""
+    seen: dict[str, tuple[str, str]] = {}
+    stored: list[set[str]] = []
+
+    class Saver(InMemorySaver):
+        def put_writes(self, config: Any, writes: Any, *rest: Any) -> None:
+            stored.append({channel for channel, _ in writes})
+            super().put_writes(config, writes, *rest)
+
+    def note(name: str, config: RunnableConfig) -> None:
+        info = execution_info(config)
+        assert info is not None
+        seen[name] = (info.task_id, own_interrupts(config)[0])
+
+    def node(state: State, config: RunnableConfig) -> None:
+        note("node", config)
+        raise ValueError("out of order")
+
+    def handler(state: State, config: RunnableConfig) -> dict[str, Any]:
+        note("handler", config)
+        return {"seen": 1}
+
+    builder = StateGraph(State)
+    builder.add_node("node", node, error_handler=handler)
+    builder.add_edge(START, "node")
+    graph = builder.compile(checkpointer=Saver())
+    graph.invoke({"seen": 0}, {"configurable": {"thread_id": "t"}})
+    assert seen["node"][0] == seen["node"][1] == seen["handler"][0] != seen["handler"][1]
+    assert {ERROR, ERROR_SOURCE_NODE} in stored
 
 
 def test_declared_types_are_found() -> None:
@@ -152,10 +238,62 @@ def test_a_drivers_checkpoints_are_handed_over_by_the_thread_that_has_them(
     noting(InMemorySaver, "other")
     other = StateGraph(State).add_node("node", lambda state: {"seen": 1}).add_edge(START, "node")
     config: RunnableConfig = {"configurable": {"thread_id": "t"}}
-    with handed_over(object()):
+    run: Any = SimpleNamespace(journal=journal, thread="t")
+    with handed_over(object(), Workers(run)):
         other.compile(checkpointer=InMemorySaver()).invoke({"seen": 0}, config)
     graph = StateGraph(State).add_node("node", lambda state: {"seen": 1}).add_edge(START, "node")
     assert na.Agent(graph, "handing", journal).run({"seen": 0}, thread="t").value["seen"] == 1
     assert threads["ours"] == {threading.get_ident()}
     assert threads["other"]
     assert threads["other"].isdisjoint(threads["ours"])
+
+
+def test_a_node_can_try_what_it_would_write() -> None:
+    """The channels that a task reads from are within reach, and trying changes none of them."""
+    seen: list[Any] = []
+
+    class Counted(TypedDict):
+        n: Annotated[list[int], operator.iadd]
+
+    def node(state: Counted, config: RunnableConfig) -> dict[str, Any]:
+        seen.append(state_after(config, [("n", [2])]))
+        seen.append(state_after(config, [("n", [3]), ("n", [4])]))
+        try:
+            state_after(config, [("n", 5)])
+        except TypeError:
+            seen.append("refused")
+        return {"n": [6]}
+
+    graph = StateGraph(Counted).add_node("node", node).add_edge(START, "node").compile()
+    assert graph.invoke({"n": [1]}) == {"n": [1, 6]}
+    tried = [one if isinstance(one, str) else one["n"] for one in seen]
+    assert tried == [[1, 2], [1, 3, 4], "refused"]
+
+
+def test_a_graphs_workers_can_be_left(journal: na.Journal) -> None:
+    """LangGraph's executor ends through us: an interrupt goes out while a node still blocks."""
+    began, free, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def blocking(state: State) -> dict[str, Any]:
+        began.set()
+        free.wait(5)
+        ended.set()
+        return {}
+
+    def interrupted(state: State) -> dict[str, Any]:
+        assert began.wait(5)
+        raise KeyboardInterrupt
+
+    builder = StateGraph(State)
+    for node in (blocking, interrupted):
+        builder.add_node(node)
+        builder.add_edge(START, node.__name__)
+    run: Any = SimpleNamespace(journal=journal, thread="t")
+    workers, over = Workers(run), SimpleQueue[None]()
+    with handed_over(object(), workers), pytest.raises(KeyboardInterrupt):
+        builder.compile().invoke({"seen": 0})
+    assert not ended.is_set()
+    assert workers.leave(lambda: over.put(None))
+    free.set()
+    over.get(timeout=5)
+    assert ended.is_set()

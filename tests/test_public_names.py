@@ -36,6 +36,7 @@ def test_all_is_pinned():
         "idempotency_key",
         "resolve",
         "resume",
+        "resume_all",
         "step",
         "unfinished",
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from langgraph.types import Command
-from support.checks import ask, chain
+from langgraph.graph import END
+from langgraph.types import Command, interrupt
+from support.checks import add, ask, chain, says
 from support.forks import fan_out, nested, sequential, step_of
+from support.shapes import build
 
 import notebook_agents as na
-from notebook_agents.errors import UnknownThreadError
+from notebook_agents.errors import InputError, UnknownThreadError, UsageError
 from notebook_agents.model import RunStatus
 
 
@@ -49,6 +51,56 @@ def test_update_of_a_waiting_run(journal, effects):
     agent.thread("t").update_state({"n": 6}, as_node="ask")
     run = agent.resume("t")
     assert (run.status, run.value["n"], effects.names()) == (RunStatus.SUCCEEDED, 6, ["b"])
+
+
+def test_update_leaves_a_question_behind(journal):
+    """What only the old state asked is asked no more, in subgraphs neither, and takes no answer."""
+    inner = build(one=ask).compile()
+    graph = build(first=add, inner=inner, last=ask)
+    graph.add_edge("first", "inner")
+    graph.add_edge("inner", "last")
+    agent = na.Agent(graph, "asking", journal)
+    (asked,) = agent.run({"n": 0}, thread="t").interrupts
+    agent.thread("t").update_state({"n": 6}, as_node="inner")
+    assert na.Run(journal, "t", 1).interrupts == ()
+    with pytest.raises(InputError, match="asks nothing now"):
+        agent.resume("t", answer=5)
+    with pytest.raises(InputError, match="nothing waits"):
+        agent.run(Command(resume=5), thread="t")
+    (new,) = agent.resume("t").interrupts
+    assert (new.node, asked.node) == ("last", "one")
+    assert agent.resume("t", answer=7).value["n"] == 7
+
+
+def test_update_beside_a_question_that_stays(journal):
+    """A question asked behind the change is listed, though its node asked before it too."""
+    agent = na.Agent(chain(add, ask), "asking", journal)
+    (old,) = agent.run({"n": 0}, thread="t").interrupts
+    agent.thread("t").update_state({"n": 6}, as_node="add")
+    assert na.Run(journal, "t", 1).interrupts == ()
+    (new,) = agent.resume("t").interrupts
+    assert new.id != old.id
+    assert agent.resume("t", answer=7).value["n"] == 7
+
+
+def test_update_behind_which_a_route_needs_a_run(journal):
+    """LangGraph calls the route at once, outside any run: it is refused, and nothing changed."""
+
+    @na.step
+    def look() -> str:
+        return END
+
+    for name, route in {"a": lambda state: look(), "b": lambda state: interrupt("?")}.items():
+        graph = build(first=add)
+        graph.add_conditional_edges("first", route, [END])
+        agent = na.Agent(graph, "routing", journal)
+        agent.run({"n": 0}, thread=name)
+        before = journal.thread(name).status
+        with pytest.raises(UsageError, match=f"'{name}'") as caught:
+            agent.thread(name).update_state({"n": 6}, as_node="first")
+        says(caught.value, name, "as_node")
+        assert journal.thread(name).status is before
+        assert agent.thread(name).state().values["n"] in (0, 1)
 
 
 def test_update_of_a_finished_run(journal, effects):

@@ -12,6 +12,8 @@ from notebook_agents.cli import data, exits
 from notebook_agents.cli.cancel import cancel
 from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.fork import fork
+from notebook_agents.cli.journal import journal as journal_group
+from notebook_agents.cli.log import log
 from notebook_agents.cli.options import (
     existing_journal,
     import_from,
@@ -143,6 +145,13 @@ def run(
 
 @app.command()
 @click.argument("thread", required=False)
+@click.option("--all", "everything", is_flag=True, help="All that need no person, one by one.")
+@click.option(
+    "--recoveries",
+    metavar="N",
+    type=click.IntRange(1),
+    help="With --all: only runs whose process died, each N times at most while no step returns.",
+)
 @click.option(
     "--answer",
     "answered",
@@ -157,6 +166,8 @@ def resume(
     ctx: click.Context,
     *,
     thread: str | None,
+    everything: bool,
+    recoveries: int | None,
     answered: tuple[str, ...],
     journal: str | None,
     as_json: bool,
@@ -168,13 +179,26 @@ def resume(
     importable. What returned is not run again. What it asks a person is answered by --answer, which
     is on disk before the run goes on.
 
-    \b
-    Example:
-      notebook-agents resume audit-calm-river-3f9a
+    With --all one that fails does not keep the others from going on; the exit code is that of the
+    first that did not succeed.
 
-    --json writes what `show --json` writes.
+    \b
+    Examples:
+      notebook-agents resume audit-calm-river-3f9a
+      notebook-agents resume --all --recoveries 3
+
+    --json writes what `show --json` writes; with --all a list of objects: thread, run, status,
+    error.
     """
     import_from(Path.cwd())
+    if everything:
+        if thread is not None or answered:
+            raise click.UsageError("--all takes neither a thread nor an answer: leave one out")
+        from notebook_agents.cli.resume_all import resume_all
+
+        ctx.exit(resume_all(recoveries=recoveries, journal=journal, as_json=as_json))
+    if recoveries is not None:
+        raise click.UsageError("--recoveries means nothing for one run: give --all too")
     import notebook_agents as na
     from notebook_agents.cli.deciding import read_answers
     from notebook_agents.cli.driving import Driving
@@ -297,6 +321,8 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
 app.add_command(cancel)
 app.add_command(resolve)
 app.add_command(fork)
+app.add_command(log)
+app.add_command(journal_group)
 
 
 def _refuse(**options: object) -> None:

@@ -24,8 +24,8 @@ def cancel(*, thread: str, journal: str | None, as_json: bool) -> None:
     """Finish a thread's newest run without going on with it.
 
     What returned is kept. Where the state holds messages, tool calls without an answer are answered
-    with `cancelled`, so that a model accepts the conversation. A run that a process drives is
-    cancelled there, with Ctrl-C or na.cancel.
+    with `cancelled`, so that a model accepts the conversation. A process that drives the run now is
+    asked to: the status may still be `running` then, until what runs there has come to its end.
 
     \b
     Example:

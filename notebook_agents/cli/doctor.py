@@ -78,7 +78,10 @@ def examine(journal: str | None) -> Iterator[Check]:
         else:
             yield Check(name="journal", level=Level.BAD, found=str(error))
         return
+    from notebook_agents.cli.doctor_files import examine_files
+
     yield from _place(home)
+    yield from examine_files(home)
     yield from _journal(home)
 
 
@@ -105,6 +108,7 @@ def _versions() -> Iterator[Check]:
             extra = "lab" if name == "jupyterlab" else "notebook"
             found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
             yield Check(name=name, level=Level.OK, found=found)
+    yield Check(name="extension", level=Level.OK, found="this version has none to enable")
 
 
 def _sqlite_version() -> str:
@@ -141,7 +145,7 @@ def _key_file() -> Check:
 
 def _place(folder: Path) -> Iterator[Check]:
     """Look at where the journal lies: rights, room, network file systems, synced folders."""
-    from notebook_agents.journal.queue import file_system, on_network
+    from notebook_agents.journal.queue_file import file_system, on_network
 
     blocked = [
         path
@@ -199,6 +203,7 @@ def _synced_by(folder: Path) -> Path | None:
 
 def _journal(home: Path) -> Iterator[Check]:
     """Look at the journal's two files, its backlog, and whether the key here opens it."""
+    from notebook_agents.cli.doctor_files import examine_queue
     from notebook_agents.journal.queue import Queue
 
     try:
@@ -212,6 +217,7 @@ def _journal(home: Path) -> Iterator[Check]:
         open_ = sum(not info.status.finished for info in threads)
         found = f"{home}: {len(threads)} threads, {open_} unfinished, {size(total)}"
         yield Check(name="journal", level=Level.OK, found=found)
+        yield from examine_queue(queue)
         yield _backlog(queue)
         yield _history(queue)
         yield _opens(home)
@@ -253,7 +259,7 @@ def _opens(home: Path) -> Check:
     """Say whether the keys here open the journal's newest thread."""
     from notebook_agents.journal import Journal
 
-    with Journal.open(home, create=False) as journal:
+    with Journal.open(home, create=False, scheduled=False) as journal:
         threads = journal.threads()
         head = journal.head(threads[0].thread) if threads else None
         if head is None:

@@ -62,6 +62,9 @@ def stoppable(how: Callable[[], str], tell: Callable[[Stopped], None]) -> Iterat
     try:
         yield
     except (KeyboardInterrupt, stopping.RunStopped) as error:
+        from notebook_agents.runtime.leaving import wait_for_all  # it needs more than a command
+
+        wait_for_all()
         raise stop.stopped() from error
     finally:
         stop.over()
@@ -72,7 +75,7 @@ def stoppable(how: Callable[[], str], tell: Callable[[Stopped], None]) -> Iterat
 class _Stop:
     """What happens between the first signal and the end.
 
-    LangGraph waits at its exit for every worker thread, and for the steps still queued behind
+    The interpreter waits at its exit for every worker thread, and for the steps still queued behind
     them. So no further step begins: what is queued ends as soon as it starts, and what runs has
     `GRACE` seconds to return. Then the process ends as it would by SIGKILL, which a run survives.
     """

@@ -22,14 +22,16 @@ from notebook_agents.graph import definition, inputs, people
 from notebook_agents.graph.changes import changed, fingerprints
 from notebook_agents.graph.drive import Drive
 from notebook_agents.graph.fork import origins
-from notebook_agents.graph.plan import Plan, kept_config, read_parts, run_config
+from notebook_agents.graph.plan import Asked, Plan, kept_config, read_parts, run_config
 from notebook_agents.graph.private import schema_types, triggered
+from notebook_agents.graph.requests import listen
 from notebook_agents.graph.run import Run
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import RunStream, leave
 from notebook_agents.graph.threads import Thread
 from notebook_agents.journal import Claim, Journal, Record
 from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime import leaving
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.origin import Origin, here
 from notebook_agents.runtime.view import pending_nodes
@@ -60,6 +62,8 @@ class Agent:
         allow: Types of one's own that the state may hold and its schema does not declare.
         prices: What models cost, where their providers do not report it: US dollars for a million
             input tokens and for a million output tokens, by model name. Kept for a resume.
+        auto_resume: How often a run whose process died is resumed by itself, in a worker thread,
+            when the agent is made; see `resume_all`. None: as NOTEBOOK_AGENTS_AUTO_RESUME says.
 
     Raises:
         DefinitionError: `graph` is no graph.
@@ -73,6 +77,7 @@ class Agent:
         *,
         allow: Iterable[tuple[str, ...] | type] = (),
         prices: Prices | None = None,
+        auto_resume: int | None = None,
     ) -> None:
         self.given = graph
         self.prices = prices
@@ -82,6 +87,10 @@ class Agent:
         self._journal = journal
         self._module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
         _live[self.name] = self
+        if auto_resume != 0:
+            from notebook_agents.graph import recovery  # it resumes agents
+
+            recovery.begin(self, auto_resume)
 
     @property
     def journal(self) -> Journal:
@@ -124,8 +133,10 @@ class Agent:
             InputError: The graph cannot take the input.
             Exception: What a node raised; the run is failed and can be resumed.
         """
+        asked = self._asked(input, thread, key, new=new)
+        leaving.wait_for(self.journal.id, asked.thread)
         with self.journal.reading():
-            plan = self._plan(input, thread, config, context, key, new=new)
+            plan = self._plan(asked, config, context, key, new=new)
             drive = self._drive(plan)
         if drive is not None:
             drive.invoke(plan.given, plan.config or {}, plan.context)
@@ -142,8 +153,10 @@ class Agent:
         new: bool = False,
     ) -> Run:
         """Do as `run` on the running event loop."""
+        asked = self._asked(input, thread, key, new=new)
+        await leaving.wait_for_async(self.journal.id, asked.thread)
         with self.journal.reading():
-            plan = self._plan(input, thread, config, context, key, new=new)
+            plan = self._plan(asked, config, context, key, new=new)
             drive = self._drive(plan)
         if drive is not None:
             await drive.ainvoke(plan.given, plan.config or {}, plan.context)
@@ -185,8 +198,10 @@ class Agent:
         Raises:
             Exception: As `run`, from here, and what a node raised, from the loop.
         """
+        asked = self._asked(input, thread, key, new=new)
+        leaving.wait_for(self.journal.id, asked.thread)
         with self.journal.reading():
-            plan = self._plan(input, thread, config, context, key, new=new)
+            plan = self._plan(asked, config, context, key, new=new)
             drive = self._drive(plan)
         return RunStream(
             drive,
@@ -242,6 +257,7 @@ class Agent:
             UnknownThreadError: There is no such thread.
             InputError: Nobody asked for this answer, or it is not said to what it is one.
         """
+        leaving.wait_for(self.journal.id, thread)
         self.journal.thread(thread)
         head = self.journal.head(thread)
         assert head is not None
@@ -279,23 +295,16 @@ class Agent:
         """Return this agent with its runs recorded in `journal`."""
         if self._journal is journal:
             return self
-        return Agent(self.graph, self.name, journal, allow=self.allow, prices=self.prices)
+        options: Any = {"allow": self.allow, "prices": self.prices, "auto_resume": 0}
+        return Agent(self.graph, self.name, journal, **options)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
 
     # -- the table of ARCHITECTURE.md, "What run and resume do" -----------------------------------
 
-    def _plan(
-        self,
-        given: Any,
-        thread: str | None,
-        config: RunnableConfig | None,
-        context: Any,
-        key: str | None,
-        *,
-        new: bool,
-    ) -> Plan:
+    def _asked(self, given: Any, thread: str | None, key: str | None, *, new: bool) -> Asked:
+        """Check what a call is given, and find the thread that it means."""
         inputs.check(self.graph, given, agent=self.name)
         origin = here()
         said = digest(
@@ -303,6 +312,18 @@ class Agent:
         )
         if thread is None:
             thread = self._thread_for(said, origin, key, new=new)
+        return Asked(given, said, origin, thread)
+
+    def _plan(
+        self,
+        asked: Asked,
+        config: RunnableConfig | None,
+        context: Any,
+        key: str | None,
+        *,
+        new: bool,
+    ) -> Plan:
+        given, said, origin, thread = asked
         head = self.journal.head(thread)
         if isinstance(given, Command) and given.resume is not None:
             self._check_waits(head, thread)
@@ -487,7 +508,7 @@ class Agent:
 
     def _check_nodes(self, head: Head) -> None:
         """Refuse to go on without a node that had begun: LangGraph would skip it without a word."""
-        if head.driven:
+        if head.driven and not self.journal.left_behind(head):
             return  # by another process: the claim will say by which
         pending = pending_nodes(self.journal, head.thread, head.run)
         saver = JournalSaver(self.journal, allow={*schema_types(self.graph), *self.allow})
@@ -518,6 +539,7 @@ class Agent:
         if not plan.session:
             return None
         leave(self.journal, plan.thread)
+        listen(self.journal)
         claim = Claim(
             agent=self.name, run=plan.number, session=plan.session, notebook=here().notebook
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import ThreadBusyError
 from notebook_agents.graph.agent import default_journal
 from notebook_agents.graph.drive import going
+from notebook_agents.graph.requests import cancel_elsewhere
 from notebook_agents.graph.resume import agent_of
 from notebook_agents.graph.run import Run
 from notebook_agents.model import RunStatus
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def cancel(thread: str, *, journal: Journal | None = None) -> Run:
     """Cancel a thread's newest run: it is finished, and the next input starts another.
 
-    A run that this process drives, in another worker thread or on its event loop, begins no further
-    step; what runs now is cancelled where it is async, and let finish where it is not. It is marked
-    when it has come to its end. A run that nobody drives is marked at once. A finished run stays as
-    it is.
+    A run that is driven, by this process or another one, begins no further step; what runs now is
+    cancelled where it is async, and let finish where it is not: such steps are named on stderr. It
+    is marked when it has come to its end. A run that nobody drives is marked at once. A finished
+    run stays as it is.
 
     A model refuses a conversation in which a tool call has no answer. So where the state holds
     messages, each open tool call gets a tool message that says `cancelled`.
@@ -36,18 +36,15 @@ def cancel(thread: str, *, journal: Journal | None = None) -> Run:
     Raises:
         UnknownThreadError: There is no such thread.
         DefinitionError: The graph cannot be rebuilt here; the message says what is missing.
-        ThreadBusyError: Another process drives the thread.
+        ThreadBusyError: The process that drives the thread takes no note: it may be stopped.
     """
     journal = journal or default_journal(create=False)
     info = journal.thread(thread)
     drive = going(journal, thread)
     if drive is not None:
         drive.cancel()
-    elif info.status is RunStatus.RUNNING and info.driver is not None:
-        raise ThreadBusyError(
-            f"thread {thread!r} is being driven by process {info.driver.pid} on "
-            f"{info.driver.host}: cancel it there"
-        )
+    elif info.status is RunStatus.RUNNING and cancel_elsewhere(journal, thread):
+        pass  # it comes to its end there
     elif not info.status.finished:
         agent_of(journal, info).take(thread).finish_cancelled()
     return Run(journal, thread, info.run)

@@ -7,9 +7,10 @@ import contextvars
 import logging
 import os
 import platform
+import sys
 import threading
 import weakref
-from contextlib import aclosing, closing, suppress
+from contextlib import closing, suppress
 from functools import cache
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -39,10 +40,12 @@ from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import path_of, placed, schema_types
 from notebook_agents.graph.toolcalls import close_tool_calls
-from notebook_agents.graph.wrap import Unhandled, durable, message_channels
+from notebook_agents.graph.unhandled import Unhandled
+from notebook_agents.graph.wrap import durable, message_channels
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
+from notebook_agents.runtime.leaving import Workers, names_of, was_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
@@ -57,17 +60,43 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("notebook_agents.graph")
 _LOOK_AGAIN_SECONDS = 0.2
+_CLOSING_SECONDS = 0.002
 _going: weakref.WeakValueDictionary[tuple[str, str], Drive] = weakref.WeakValueDictionary()
 """The runs that this process drives, by journal and thread."""
 
 
 def going(journal: Journal, thread: str) -> Drive | None:
     """Return this process's drive of a thread, if it drives it now."""
-    return _going.get((journal.id, thread)) if thread in journal.driving else None
+    driven = thread in journal.driving or was_left(journal.id, thread)
+    return _going.get((journal.id, thread)) if driven else None
 
 
 Part = tuple[tuple[str, ...], str, Any]
 """Of a stream: whose (the namespace), which mode, what."""
+
+
+class aclosing:  # noqa: N801 - named after contextlib's
+    """Close an async generator at the end of a block, whoever else is closing it just then.
+
+    The collector finds a stream's generators together, and has their loop close each.
+    """
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generator = generator
+
+    async def __aenter__(self) -> AsyncGenerator[Any, None]:
+        return self._generator
+
+    async def __aexit__(self, *_: object) -> None:
+        while True:
+            try:
+                await self._generator.aclose()
+            except RuntimeError:
+                if not getattr(self._generator, "ag_running", False):
+                    raise
+                await asyncio.sleep(_CLOSING_SECONDS)
+            else:
+                return
 
 
 class Drive:
@@ -108,6 +137,7 @@ class Drive:
         self.journal = journal
         self.thread = thread
         self._task: asyncio.Future[Any] | None = None
+        self._cuts = 0  # how often the consumer of a stream was cancelled in the run's stead
         types = {*schema_types(graph), *allow}
         serializer = strict_serializer(types)
         self.driver = RunDriver(
@@ -133,6 +163,7 @@ class Drive:
             # What the state would refuse shall fail the node, not the graph after it.
             self._saver.result_codec = ResultCodec(serializer, into_state=_keeps_all(graph))
             self.graph = durable(graph, self.driver, self._saver, last_superstep)
+            self.workers = Workers(self.driver)
         except BaseException:
             journal.release(thread, claim.token)
             raise
@@ -163,7 +194,12 @@ class Drive:
         draft.plain, draft.refs, draft.size = pack(trees), encoder.refs, encoder.size
         for chunk in encoder.new:
             chunk.token = None  # the claim's own token is given at the commit
-        self.journal.append([*encoder.new, draft, *answers], durable=bool(answers))
+        try:
+            self.journal.append([*encoder.new, draft, *answers], durable=bool(answers))
+        except BaseException:
+            if self.thread in self.journal.driving and not going(self.journal, self.thread):
+                self.journal.release(self.thread, claim.token)  # Ctrl-C right behind the commit
+            raise
 
     # -- running --------------------------------------------------------------------------------
 
@@ -173,7 +209,7 @@ class Drive:
             _in_loop_thread(self.ainvoke(given, config, context))
             return
         try:
-            with handed_over(self._saver):
+            with handed_over(self._saver, self.workers):
                 value = self.graph.invoke(given, config, context=context, durability="async")
             self._ended(value, config)
         except BaseException as error:  # noqa: BLE001 - recorded, and raised again
@@ -197,7 +233,16 @@ class Drive:
         task = self._task
         if task is not None:
             with suppress(RuntimeError):  # its loop is closed: it has ended
-                task.get_loop().call_soon_threadsafe(task.cancel)
+                task.get_loop().call_soon_threadsafe(self._cut_off, task)
+        elif self.driver.under_way:
+            sys.stderr.write(
+                f"thread {self.thread!r} begins no other step, and ends when "
+                f"{names_of(self.driver)} has returned\n"
+            )
+
+    def _cut_off(self, task: asyncio.Future[Any]) -> None:
+        if self._task is task:  # else a consumer has its chunk: what it does is not the run's
+            self._cuts += task.cancel()
 
     def finish_cancelled(self) -> None:
         """Mark the run cancelled; its state is left so that a model accepts it."""
@@ -246,8 +291,7 @@ class Drive:
             )
             # Closed here: its nodes have ended before the thread is given back.
             with closing(parts):
-                for one in parts:
-                    part = _part(one)
+                for part in self._each(parts):
                     value = part[2] if part[:2] == ((), "values") else value
                     yield part
             self._ended(value, config)
@@ -274,14 +318,40 @@ class Drive:
                 stream_mode=list(modes),
                 subgraphs=subgraphs,
             )
-            async with aclosing(parts):
-                async for one in parts:
-                    part = _part(one)
+            async with aclosing(parts), aclosing(self._each_async(parts)) as each:
+                async for part in each:
                     value = part[2] if part[:2] == ((), "values") else value
                     yield part
             self._ended(value, config)
-        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
+        except BaseException as error:
             self._broke(error)
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise  # somebody else cancelled the consumer too
+
+    def _each(self, parts: Generator[Any, None, None]) -> Generator[Part, None, None]:
+        """Yield what LangGraph streams; between two chunks the context is the consumer's own."""
+        while True:
+            with handed_over(self._saver, self.workers):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield _part(part)
+
+    async def _each_async(self, parts: AsyncGenerator[Any, None]) -> AsyncGenerator[Part, None]:
+        """Yield what LangGraph streams; while it is waited for, `cancel` can cut it off."""
+        while True:
+            self._task = task = asyncio.current_task()
+            try:
+                part = await anext(parts, None)
+            finally:
+                self._task = None
+                while self._cuts and task is not None:
+                    task.uncancel()
+                    self._cuts -= 1
+            if part is None:
+                return
+            yield _part(part)
 
     def put_down(self) -> None:
         """Give the thread back without an end: whoever resumes it finds it orphaned."""
@@ -308,6 +378,8 @@ class Drive:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
         if isinstance(error, Unhandled):
             error = error.cause
+        if not isinstance(error, Exception) and self._left_behind():
+            raise error
         if self.driver.cancelled and not isinstance(error, FencedError | JournalError):
             self.finish_cancelled()
             return
@@ -340,6 +412,26 @@ class Drive:
             f'is kept. Mend it and run the same again, or call na.resume("{self.thread}").'
         )
         raise error
+
+    def _left_behind(self) -> bool:
+        """Whether steps still run in worker threads; the last of them puts the run down."""
+        self.driver.stopped = True
+        self.journal.hold()
+
+        def ended() -> None:
+            try:
+                self.put_down()
+            finally:
+                self.journal.let_go()
+
+        if not self.workers.leave(ended):
+            self.journal.let_go()
+            return False
+        sys.stderr.write(
+            f"thread {self.thread!r} was left while {self.workers.names} still runs: what it "
+            "returns is recorded, and this process cannot end before\n"
+        )
+        return True
 
     def _settle(self) -> None:
         """Store what came in before the end, if it can be stored: it may be what ended the run."""

@@ -6,16 +6,18 @@ import asyncio
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import faults
-from notebook_agents.errors import JournalWriteError
+from notebook_agents.errors import JournalWriteError, ValueNotKeptError
 from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, StateCodec
-from notebook_agents.graph.private import CONTROL, ERROR, RETURN
+from notebook_agents.graph.private import CONTROL, ERROR, ERROR_SOURCE_NODE, RETURN
 from notebook_agents.graph.saver import JournalSaver, stored_config
+from notebook_agents.runtime.stopping import RunStopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.journal import Draft, Journal, Record
 
-# Where it is not handed over at once (streams, see handover.py), the checkpoint is on its way in
+# Where it is not handed over at once (see handover.py), the checkpoint is on its way in
 # another thread, which needs the interpreter's lock and little else. Letting it run and looking
 # again is quicker than being woken: 0.81 to 1.05 ms of overhead a step against 1.02 to 1.21. A
 # checkpoint that takes longer is waited for.
@@ -60,21 +62,43 @@ class DriverSaver(JournalSaver):
         self._cached_codec = StateCodec(self.serde)
         self._taken_in: deque[Callable[[], Sequence[Draft]]] = deque()
         self._encoding = threading.Lock()
+        self._news = False  # a checkpoint is among it
+        self._lost: ValueNotKeptError | None = None
         self.barrier = Barrier()
         self.result_codec = ResultCodec(self.serde)
         """Serialises what nodes return."""
 
-    def settle(self) -> None:
-        """Encode and stage what has come in.
+    def settle_checkpoints(self) -> None:
+        """Encode and stage what came in up to the newest checkpoint, if that is still to be done.
+
+        What a task wrote may wait for the next checkpoint: its result is recorded, and writes that
+        are missing after a kill are made from that again. One thread then encodes the writes of a
+        wide superstep, where each task would have, in turn, while the others wait.
 
         Raises:
             ValueNotKeptError: A state value cannot be kept; its channel is named.
         """
-        if not self._taken_in and not self._encoding.locked():
-            return  # nothing waits, and nobody is in the middle of it
+        if self._news or self._encoding.locked() or self._lost is not None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Encode and stage all that has come in.
+
+        Raises:
+            ValueNotKeptError: A state value cannot be kept; its channel is named. Nothing behind it
+                is stored, then or later.
+        """
         with self._encoding:
-            while self._taken_in:
-                self.journal.stage(self._taken_in.popleft()())
+            if self._lost is not None:
+                raise self._lost
+            self._news = False  # what comes in from here on says so again
+            try:
+                while self._taken_in:
+                    self.journal.stage(self._taken_in[0]())
+                    self._taken_in.popleft()  # an interrupt before this: it is stored twice
+            except ValueNotKeptError as error:
+                self._lost = error
+                raise
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return a checkpoint, what has come in included."""
@@ -99,6 +123,7 @@ class DriverSaver(JournalSaver):
         """Take a checkpoint in."""
         try:
             self._taken_in.append(partial(self._checkpoint_drafts, config, checkpoint, metadata))
+            self._news = True
             faults.hit(Fault.CHECKPOINT_AFTER)
         except BaseException as error:
             self.barrier.fail(error)  # LangGraph gives no later checkpoint after this
@@ -124,7 +149,10 @@ class DriverSaver(JournalSaver):
         task_path: str = "",
     ) -> None:
         """Take in what a task writes."""
-        if any(channel == ERROR for channel, _ in writes):
+        if any(isinstance(value, RunStopped) for _, value in writes):
+            return  # it did not fail: its run was left before it began
+        channels = {channel for channel, _ in writes}
+        if ERROR in channels and ERROR_SOURCE_NODE not in channels:  # no handler goes on from it
             # LangGraph takes a task that wrote something for done. Where a conditional edge raised
             # the node's writes are there and where to go is not: the run would end without a word.
             writes = [write for write in writes if write[0] in CONTROL]
@@ -149,7 +177,8 @@ class DriverSaver(JournalSaver):
 
     def _select(self, thread: str | None, ns: str | None) -> Sequence[Record]:
         """Have what has come in written before anything is read."""
-        self.settle()
+        with suppress(ValueNotKeptError):  # it ends the run where a node rests on it
+            self.settle()
         self.journal.flush(durable=False)
         return super()._select(thread, ns)
 

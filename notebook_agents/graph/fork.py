@@ -14,7 +14,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from notebook_agents import ids
-from notebook_agents.errors import ThreadBusyError, UnknownThreadError, UsageError
+from notebook_agents.errors import (
+    FencedError,
+    ThreadBusyError,
+    UnknownThreadError,
+    UsageError,
+)
 from notebook_agents.journal import Claim, Draft
 from notebook_agents.journal.copying import copy_records
 from notebook_agents.journal.values import pack
@@ -98,6 +103,8 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
         drafts.append(pending(name, head.scope, run, session))
     try:
         journal.append(drafts, durable=True)
+    except FencedError:
+        raise
     except ThreadBusyError:
         raise UsageError(
             f"there is a thread {name!r} already: give the fork of {thread!r} another name"
@@ -149,9 +156,12 @@ class Point:
     def __init__(self, thread: str, records: Sequence[Record], at: str) -> None:
         self._records = records
         self._began: dict[str, Record] = {}
+        self._routes: dict[str, str] = {}
         for record in records:
             if record.kind is Kind.STEP_INTENDED:
                 self._began.setdefault(record.step or "", record)
+            if record.kind in (Kind.STEP_INTENDED, Kind.ROUTED) and record.ref:
+                self._routes[record.step or ""] = record.ref
         self.step = self._began.get(at)
         found = self.step or next(
             (r for r in records if r.kind is Kind.CHECKPOINT and r.ref == at), None
@@ -191,7 +201,8 @@ class Point:
         inside = (record.ns or "") in level.names
         if record.kind is Kind.WRITES and inside:
             return self._has_writes(record, level)
-        if record.kind in _STEPS and self._is_undone(record):
+        told = record.kind is Kind.DECISION and record.step is not None and record.name != FORK
+        if (told or record.kind in _STEPS) and self._is_undone(record):
             return False
         if record.seq <= self._cut:
             return True
@@ -216,6 +227,9 @@ class Point:
         task = record.parent or ""
         if task == _NO_TASK or task == level.task:  # an answer belongs to the task that asked
             return False
+        if self._route is not None and self._routes[self._route.step or ""] == task:
+            # The answers that its node and the routes before it got; these are not undone.
+            return not record.name and record.seq < self._route.seq
         return level is not self._levels[-1] or (self.step is not None and not self._is_own(task))
 
     @cached_property
@@ -223,16 +237,29 @@ class Point:
         return [record for record in self._records if record.kind is Kind.CHECKPOINT]
 
     def _is_undone(self, record: Record) -> bool:
-        """Whether a step is the point's own, one around it, or a call made after it."""
+        """Whether a step is the point's own, one around it, or one made after it in its task.
+
+        The conditional edges behind a node are parts of its task, and follow from it.
+        """
         if self.step is None:
             return False
         way = list(self._way(self.step))
         if record.step in {step.step for step in way}:
             return True
-        node = list(self._way(self._began.get(record.step or "", record)))[-1]
-        if node.step != way[-1].step:
-            return False
-        return self._began[record.step or ""].seq > self.step.seq
+        first = self._began.get(record.step or "", record)
+        outermost = list(self._way(first))[-1]
+        task = self._routes.get(outermost.step or "")
+        if task is not None and any(task == level.task for level in self._levels):
+            return True  # behind a subgraph that the point is in
+        if outermost.step == way[-1].step or (task is not None and self._is_own(task)):
+            return first.seq > self.step.seq
+        return False
+
+    @cached_property
+    def _route(self) -> Record | None:
+        """The conditional edge that the point is, or is in."""
+        outermost = None if self.step is None else list(self._way(self.step))[-1]
+        return outermost if outermost is not None and outermost.step in self._routes else None
 
     def _way(self, record: Record) -> Iterable[Record]:
         """Yield a step's first record and those of the steps around it, up to its node's."""
@@ -244,6 +271,8 @@ class Point:
     def _is_own(self, task: str) -> bool:
         """Whether LangGraph's task is the one that the point's step belongs to."""
         assert self.step is not None
+        if self._route is not None:
+            return self._routes[self._route.step or ""] == task
         node = list(self._way(self.step))[-1]
         name = node.name or ""
         return any(ids.node_step_id(t, task, name) == node.step for t in self._threads)

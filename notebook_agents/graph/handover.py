@@ -1,13 +1,17 @@
-"""What LangGraph stores is handed over by the thread that has it, not by a worker.
+"""What LangGraph stores is handed over at once, and what runs in workers can be left behind.
 
 LangGraph gives each checkpoint and each task's writes to a worker thread, which gives them to the
 saver. A driver's saver only takes them in, so there is nothing to wait for; and the node that rests
 on a checkpoint would wait for two threads to be woken, 0.14 ms of each step. So for as long as a
-driver's graph is invoked, the executor that LangGraph makes for it runs those two calls at once.
+driver's graph runs, the executor that LangGraph makes for it runs those two calls at once.
 
-LangGraph offers no place for this: the function that makes the executor is replaced, once. Outside
-a driver's graph it does what it did. Were it not there, nothing would break: the barrier
-(`driver_saver.py`) waits for what comes from a worker.
+And LangGraph waits for its workers before it lets a KeyboardInterrupt out, as long as the slowest
+node takes. Here it goes out at once, and the run is told what still runs (`runtime/leaving.py`).
+
+LangGraph offers no place for either: the function that makes the executor and the end of what uses
+it are replaced, once. Outside a driver's graph they do what they did. Were they not there, nothing
+would break: the barrier (`driver_saver.py`) waits for what comes from a worker, and Ctrl-C for the
+workers.
 """
 
 from __future__ import annotations
@@ -15,40 +19,55 @@ from __future__ import annotations
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MethodType
 from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from notebook_agents.graph.private import EXECUTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from notebook_agents.runtime.leaving import Workers
 
 _PUT = "_checkpointer_put_after_previous"
-_receiver: ContextVar[object | None] = ContextVar("na_receiver", default=None)
+_driving: ContextVar[tuple[object, Workers] | None] = ContextVar("na_driving", default=None)
 _NAME = "get_executor_for_config"
 _original: Any = getattr(EXECUTORS, _NAME, None)
+_background: Any = getattr(EXECUTORS, "BackgroundExecutor", None)
 
 
 @contextmanager
-def handed_over(saver: object) -> Iterator[None]:
-    """Have LangGraph give `saver` what it stores at once, in the block."""
-    token = _receiver.set(saver)
+def handed_over(saver: object, workers: Workers) -> Iterator[None]:
+    """Have LangGraph give `saver` what it stores at once, and run nodes in `workers`, in the block.
+
+    A KeyboardInterrupt leaves the block without waiting for them.
+    """
+    token = _driving.set((saver, workers))
     try:
         yield
     finally:
-        _receiver.reset(token)
+        _driving.reset(token)
 
 
-class _HandsOver:
-    """An executor that calls a saver at once and leaves everything else to another executor."""
+class _Pool(ContextThreadPoolExecutor):
+    """An executor that calls a saver at once and can be left while its threads run."""
 
-    def __init__(self, pool: Any, receiver: object) -> None:
-        self._pool = pool
+    def __init__(self, config: Any, receiver: object, workers: Workers) -> None:
+        super().__init__(max_workers=(config or {}).get("max_concurrency"))
         self._receiver = receiver
+        self.workers = workers
 
-    def submit(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        if not (args and self._stores(args[0])):
-            future: Future[Any] = self._pool.submit(run, *args, **kwargs)
-            return future
+    def submit(  # type: ignore[override]  # as LangChain's does
+        self, run: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        if not (args and isinstance(args[0], MethodType)):
+            return super().submit(self.workers.run, run, *args, **kwargs)
+        if not self._stores(args[0]):
+            # Tasks are functions. A method is LangGraph's own: waiting for a stream's next chunk.
+            return super().submit(run, *args, **kwargs)
         done: Future[Any] = Future()
         try:
             done.set_result(run(*args, **kwargs))
@@ -56,21 +75,49 @@ class _HandsOver:
             done.set_exception(error)
         return done
 
-    def _stores(self, function: object) -> bool:
+    def leave(self) -> None:
+        """Wait for nobody; what is queued ends as soon as it starts."""
+        self.shutdown(wait=False)
+
+    def _stores(self, function: MethodType) -> bool:
         """Whether a function gives our saver something; LangGraph has it run in its own context."""
-        owner = getattr(function, "__self__", None)
+        owner = function.__self__
         return owner is self._receiver or (
-            getattr(function, "__name__", "") == _PUT
-            and getattr(owner, "checkpointer", None) is self._receiver
+            function.__name__ == _PUT and getattr(owner, "checkpointer", None) is self._receiver
         )
 
 
-@contextmanager
-def _executor_for(config: Any) -> Iterator[Any]:
-    receiver = _receiver.get()
-    with _original(config) as pool:
-        yield pool if receiver is None else _HandsOver(pool, receiver)
+def _executor_for(config: Any) -> Any:
+    driving = _driving.get()
+    return _original(config) if driving is None else _Pool(config, *driving)
+
+
+def _leaving(waits: Callable[..., bool | None]) -> Callable[..., bool | None]:
+    """Return how a graph's executor ends: as LangGraph has it, but not waiting after Ctrl-C."""
+
+    def end(
+        self: Any,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        pool = self.executor
+        if not isinstance(pool, _Pool):
+            return waits(self, kind, error, traceback)
+        closed = isinstance(error, GeneratorExit) and pool.workers.left
+        if closed or isinstance(error, KeyboardInterrupt):
+            pool.leave()
+            return None
+        try:
+            return waits(self, kind, error, traceback)
+        except KeyboardInterrupt:  # it came while LangGraph waited
+            pool.leave()
+            raise
+
+    return end
 
 
 if _original is not None:
     setattr(EXECUTORS, _NAME, _executor_for)
+    if _background is not None:
+        _background.__exit__ = _leaving(_background.__exit__)

@@ -12,25 +12,25 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from langgraph.errors import GraphInterrupt, is_invalid_resume
 from langgraph.types import Command
 
-from notebook_agents.errors import InputError, NotebookAgentsError
+from notebook_agents.errors import InputError, NotebookAgentsError, ValueNotKeptError
 from notebook_agents.graph.checkpoints import encode_writes
 from notebook_agents.graph.codec import StateCodec
-from notebook_agents.graph.private import NULL_TASK_ID, RESUME, interrupt_id
+from notebook_agents.graph.private import NULL_TASK_ID, RESUME, execution_info, own_interrupts
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Interrupt, Kind, Proof, Said
 from notebook_agents.runtime import decisions
 from notebook_agents.runtime.driver import Asked, StepState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from langgraph.errors import GraphInterrupt
-    from langgraph.runtime import ExecutionInfo
+    from langchain_core.runnables import RunnableConfig
 
     from notebook_agents.journal import Draft, Journal, Record
-    from notebook_agents.runtime.driver import RunDriver
+    from notebook_agents.runtime.driver import Attempt, RunDriver
 
 NO_ANSWER: Any = ...
 """Stands for an answer that was not given: None is one."""
@@ -44,20 +44,33 @@ _KINDS = (
 )
 
 
-def asked(error: GraphInterrupt, info: ExecutionInfo, answered: int) -> Asked | None:
+def asked(error: GraphInterrupt, config: RunnableConfig | None) -> Asked | None:
     """Return what a task asks, as its step's record keeps it; None if nothing.
 
     Args:
         error: What the task raised.
-        info: Which task it is.
-        answered: How many of its questions were answered before.
+        config: The config that it runs with.
     """
-    # An interrupt out of a graph that the node's function called belongs to a task of that graph.
-    own = {interrupt_id(info.checkpoint_ns, number) for number in range(max(answered, 0) + 1)}
-    rows = tuple((one.id, one.id in own, one.value) for one in (error.args or ((),))[0])
-    if not rows:
+    info = execution_info(config)
+    if info is None or config is None or not (error.args or ((),))[0]:
         return None
-    return Asked(checkpoint=info.checkpoint_id, task=info.task_id, interrupts=rows)
+    # An interrupt out of a graph that the node's function called belongs to a task of that graph.
+    task, own = own_interrupts(config)
+    rows = tuple((one.id, one.id in own, one.value) for one in error.args[0])
+    return Asked(checkpoint=info.checkpoint_id, task=task, interrupts=rows)
+
+
+def ended(
+    driver: RunDriver, attempt: Attempt, error: Exception, config: RunnableConfig | None
+) -> list[Draft]:
+    """Return the drafts of an attempt that raised: what it asks, or its failure."""
+    if not isinstance(error, GraphInterrupt):
+        refused = is_invalid_resume(error)
+        return driver.failed(attempt, error, proof=Proof.ANSWER_REFUSED if refused else None)
+    try:
+        return driver.suspended(attempt, asked(error, config))
+    except ValueNotKeptError:  # the saver has to keep it too, and will say so
+        return driver.suspended(attempt)
 
 
 @dataclass(kw_only=True)
@@ -67,7 +80,9 @@ class Asking:
     Attributes:
         record: That it waits.
         attempts: How many attempts it made.
-        answers: The answers that it got and took, oldest first.
+        answers: The answers that its task got and took, oldest first: a node's and those of the
+            conditional edges behind it are one task's.
+        newest: The newest answer that it, or a graph which its function called, got.
         refused: Its newest answer did not fit, and is not among them.
         waits: Whether the newest attempt waits, in this moment of the records.
         task: LangGraph's id of the task.
@@ -77,6 +92,7 @@ class Asking:
     record: Record
     attempts: int = 0
     answers: list[Record] = field(default_factory=list)
+    newest: Record | None = None
     refused: bool = False
     waits: bool = False
     task: str = ""
@@ -110,25 +126,64 @@ def asking(journal: Journal, thread: str, number: int) -> list[Asking]:
                 step.record, step.waits, step.refused = record, True, False
             case Kind.DECISION if record.name == Said.ANSWERED:
                 step.answers.append(record)
-                step.refused = False
+                step.newest, step.refused = record, False
                 given.add(record.ref or "")
             case Kind.DECISION if record.name == Said.ANSWERED_INSIDE:
+                step.newest = record
                 given.add(record.ref or "")
             case Kind.STEP_FAILED if record.ref == Proof.ANSWER_REFUSED:
                 step.waits = step.record.kind is Kind.STEP_SUSPENDED
-                if step.answers:
-                    given.discard(step.answers.pop().ref or "")
-                    step.refused = True
+                if step.newest is not None:
+                    given.discard(step.newest.ref or "")
+                    if step.newest in step.answers:
+                        step.answers.remove(step.newest)
+                        step.refused = True
+                    step.newest = None
             case _:
                 step.waits = step.waits and record.kind is Kind.DECISION
-    waiting = sorted((s for s in steps.values() if s.waits), key=lambda step: step.record.seq)
-    payloads = journal.payloads([step.record.seq for step in waiting])
-    for step in waiting:
-        step.task, rows = unpack(payloads[step.record.seq])
+    if not any(step.waits for step in steps.values()):
+        return []
+    asked_once = [step for step in steps.values() if step.record.kind is Kind.STEP_SUSPENDED]
+    payloads = journal.payloads([step.record.seq for step in asked_once])
+    rows: dict[int, list[tuple[str, bool, Any]]] = {}
+    answers: dict[str, list[Record]] = {}
+    for step in asked_once:
+        step.task, rows[step.record.seq] = unpack(payloads[step.record.seq])
+        answers.setdefault(step.task, []).extend(step.answers)
+    is_void = _void(journal, thread)
+    found = []
+    seen: set[str] = set()
+    for step in sorted((s for s in asked_once if s.waits), key=lambda step: step.record.seq):
+        step.answers = sorted(answers[step.task], key=lambda record: record.seq)
         # A node around a graph that asks repeats what that graph's own step has recorded before.
-        step.open = {one: (own, tree) for one, own, tree in rows if one not in given}
-        given.update(step.open)
-    return [step for step in waiting if step.open]
+        step.open = {
+            one: (own, tree)
+            for one, own, tree in rows[step.record.seq]
+            if one not in given and one not in seen
+        }
+        seen.update(step.open)
+        if step.open and not is_void(step.record):
+            found.append(step)
+    return found
+
+
+def _void(journal: Journal, thread: str) -> Callable[[Record], bool]:
+    """Return what tells whether a question was left behind: its graph, or one around it, went on.
+
+    `update_state` makes a checkpoint behind which other tasks run.
+    """
+    newest = {
+        record.ns or "": record for record in journal.select(thread=thread, kinds=[Kind.CHECKPOINT])
+    }
+
+    def is_void(question: Record) -> bool:
+        parts = question.ns.split("|") if question.ns else []
+        graphs = [newest.get("|".join(parts[:depth])) for depth in range(len(parts) + 1)]
+        return any(
+            one is not None and one.seq > question.seq and one.ref != question.ref for one in graphs
+        )
+
+    return is_void
 
 
 def interrupts(

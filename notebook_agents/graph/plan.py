@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.journal.values import Decoder, unpack
@@ -16,8 +16,25 @@ if TYPE_CHECKING:
     from notebook_agents.graph import people
     from notebook_agents.graph.usage import Prices
     from notebook_agents.journal import Journal, Record
+    from notebook_agents.runtime.origin import Origin
 
 _KEPT_CONFIG = ("tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
+
+
+class Asked(NamedTuple):
+    """What a call of `run` was given.
+
+    Attributes:
+        given: The input.
+        said: Its digest.
+        origin: Where the call was made.
+        thread: The thread that it means.
+    """
+
+    given: Any
+    said: str
+    origin: Origin
+    thread: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CALL,
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_READ,
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_TASK_ID,
     ERROR,
     ERROR_SOURCE_NODE,
     INTERRUPT,
@@ -35,7 +38,7 @@ from langgraph.runtime import ExecutionInfo
 from langgraph.types import _interrupt_id as interrupt_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.checkpoint.base import Checkpoint
@@ -47,18 +50,23 @@ __all__ = [
     "CONTROL",
     "DEFAULT_ERROR_HANDLER",
     "ERROR",
+    "ERROR_SOURCE_NODE",
     "EXECUTORS",
     "NULL_TASK_ID",
     "RESUME",
     "RETURN",
     "execution_info",
     "interrupt_id",
+    "is_asked_outside",
     "is_tool_node",
     "keep_off",
+    "keeping_off",
+    "own_interrupts",
     "path_of",
     "placed",
     "replace_call",
     "schema_types",
+    "state_after",
     "superstep",
     "triggered",
     "with_path",
@@ -77,10 +85,49 @@ def execution_info(config: RunnableConfig | None) -> ExecutionInfo | None:
     return info if isinstance(info, ExecutionInfo) else None
 
 
+def own_interrupts(config: RunnableConfig) -> tuple[str, set[str]]:
+    """Return the id of the task that code runs in, and those of all that it can have asked so far.
+
+    An error handler runs as a task of its own, though `execution_info` has the failed node's id.
+    """
+    configurable = config.get(CONF, {})
+    scratchpad, ns = configurable[CONFIG_KEY_SCRATCHPAD], configurable[CONFIG_KEY_CHECKPOINT_NS]
+    answers = range(len(scratchpad.resume) + 1)
+    return configurable[CONFIG_KEY_TASK_ID], {interrupt_id(ns, number) for number in answers}
+
+
+def is_asked_outside(error: KeyError) -> bool:
+    """Whether an error is what `interrupt()` raises outside a run."""
+    return error.args == (CONFIG_KEY_SCRATCHPAD,)
+
+
 def superstep(config: RunnableConfig | None) -> int:
     """Return the number of the superstep that a node runs in; 0 where the config does not say."""
     step = ((config or {}).get("metadata") or {}).get("langgraph_step")
     return step if isinstance(step, int) else 0
+
+
+def state_after(config: RunnableConfig | None, writes: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the state as it is where a node runs, with what the node would write.
+
+    Nothing is changed.
+
+    Raises:
+        Exception: What a reducer says of a write.
+    """
+    read = (config or {}).get(CONF, {}).get(CONFIG_KEY_READ)
+    if read is None:
+        return {}
+    _, channels, *_ = read.args  # it is a partial
+    written: dict[str, list[Any]] = {}
+    for name, value in writes:
+        if name in channels:
+            written.setdefault(name, []).append(value)
+    after = dict(channels)
+    for name, values in copy.deepcopy(written).items():
+        after[name] = copy.deepcopy(channels[name])  # a reducer may change what it is given
+        after[name].update(values)
+    return {name: channel.get() for name, channel in after.items() if channel.is_available()}
 
 
 def schema_types(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, ...]]:
@@ -203,16 +250,16 @@ def with_tool_calls(
 
 def _placed(runtime: Any, used: list[str], taken: set[str]) -> Any:
     """Return a tool's runtime in which its questions and subgraphs keep off others' places."""
-    config = _keeping_off(runtime.config, used, taken)
+    config = keeping_off(runtime.config, used, taken)
     return runtime if config is None else dataclasses.replace(runtime, config=config)
 
 
-def keep_off(config: RunnableConfig | None, taken: set[str]) -> None:
+def keep_off(config: RunnableConfig | None, used: list[str], taken: set[str]) -> None:
     """Have a node's questions and subgraphs keep off the places that calls inside it have.
 
-    The config of a task's attempt is that attempt's own.
+    Those that they take are added to `used`. The config of a task's attempt is that attempt's own.
     """
-    changed = _keeping_off(config or {}, [], taken)
+    changed = keeping_off(config or {}, used, taken)
     if config is not None and changed is not None:
         config[CONF][CONFIG_KEY_SCRATCHPAD] = changed[CONF][CONFIG_KEY_SCRATCHPAD]
 
@@ -220,7 +267,7 @@ def keep_off(config: RunnableConfig | None, taken: set[str]) -> None:
 @contextmanager
 def placed(used: list[str], taken: set[str]) -> Iterator[None]:
     """Note in `used` the places that the code in the block takes, off those that are `taken`."""
-    changed = _keeping_off(var_child_runnable_config.get() or {}, used, taken)
+    changed = keeping_off(var_child_runnable_config.get() or {}, used, taken)
     if changed is None:
         yield
         return
@@ -231,7 +278,7 @@ def placed(used: list[str], taken: set[str]) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
-def _keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> RunnableConfig | None:
+def keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> RunnableConfig | None:
     """Return a config whose questions and subgraphs keep off places; None where it has no places.
 
     LangGraph gives an answer to the question that is asked in its place among those of a node, and

@@ -18,6 +18,7 @@ from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.decisions import decide
+from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.origin import here
 from notebook_agents.runtime.steps import Answer
 
@@ -140,7 +141,11 @@ def resolve(
 
 
 def _newest(journal: Journal) -> str:
-    found = unfinished(journal)
+    found = [
+        info
+        for info in journal.threads()
+        if info.agent and (info.status in _RESUMABLE or was_left(journal.id, info.thread))
+    ]
     notebook = here().notebook
     if notebook is not None:
         found = [info for info in found if info.notebook == notebook] or [
@@ -180,5 +185,6 @@ def _rebuilt(journal: Journal, info: ThreadInfo) -> Agent:
         graph, allow = definition.rebuild(kept, agent=info.agent, reference=reference)
     except DefinitionError as error:
         raise DefinitionError(f"thread {info.thread!r} cannot go on here: {error}") from error
-    shell.__init__(graph, info.agent, journal, allow=allow)  # type: ignore[misc]  # filled after it was referred to
+    # Filled after it was referred to.
+    shell.__init__(graph, info.agent, journal, allow=allow, auto_resume=0)  # type: ignore[misc]
     return shell

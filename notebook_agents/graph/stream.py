@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 from notebook_agents.errors import ThreadBusyError, UsageError
-from notebook_agents.graph.drive import needs_loop
+from notebook_agents.graph.drive import aclosing, needs_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
@@ -35,7 +35,8 @@ class RunStream:
 
     It drives its thread from the call on. The graph goes on while a chunk is asked for, and
     begins no further superstep while none is. Leaving the loop early, `close`, an error in the
-    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Use `with` where the
+    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Only Ctrl-C does not
+    wait for nodes in worker threads: the last of them gives the thread back. Use `with` where the
     stream has a name, or an error's traceback keeps it, and its thread.
 
     Attributes:
@@ -90,8 +91,8 @@ class RunStream:
                 part = next(self._chunks)
                 if part[1] in self._modes:
                     return self._shaped(part)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._close_on(error)
             raise
 
     def __aiter__(self) -> Self:
@@ -154,7 +155,13 @@ class RunStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._close_on(error)
+
+    def _close_on(self, error: BaseException | None) -> None:
+        """Close, and do not wait for nodes after Ctrl-C."""
+        if isinstance(error, KeyboardInterrupt) and self._drive is not None:
+            self._drive.workers.left = True
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -166,6 +173,7 @@ class RunStream:
     def __del__(self) -> None:
         if getattr(self, "_over", True) or self._drive is None:
             return
+        self._drive.workers.left = True  # it may be Ctrl-C that is on its way
         # So that this process can take the thread up again before the rest is done.
         self._drive.journal.driving.discard(self.thread)
         if self._achunks is not None:
@@ -254,7 +262,8 @@ def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, Non
         return await anext(chunks, None)
 
     async def close() -> None:
-        await chunks.aclose()
+        async with aclosing(chunks):
+            pass
 
     loop = _LoopThread()
     try:

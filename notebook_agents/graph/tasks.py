@@ -12,17 +12,17 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph.errors import GraphInterrupt
 
 from notebook_agents.errors import ValueNotKeptError
 from notebook_agents.graph import people
-from notebook_agents.graph.private import execution_info, replace_call
+from notebook_agents.graph.private import replace_call
 from notebook_agents.runtime.steps import placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notebook_agents.runtime.driver import Asked, StepState
+    from notebook_agents.journal import Draft
+    from notebook_agents.runtime.driver import Attempt, RunDriver
 
 
 class DurableCall:
@@ -51,10 +51,10 @@ class DurableCall:
         args, kwargs = input
         self._count += 1
         try:
-            durable = placed(func, args, kwargs, asked=_asked)
+            durable = placed(func, args, kwargs, ended=_ended)
         except ValueNotKeptError:  # arguments without a digest: then its place in the order counts
             place = f"call {self._count}"
-            durable = placed(func, args, kwargs, key=lambda *_, **__: place, asked=_asked)
+            durable = placed(func, args, kwargs, key=lambda *_, **__: place, ended=_ended)
 
         if inspect.iscoroutinefunction(func):
 
@@ -72,9 +72,6 @@ class DurableCall:
         return self._inner(task, input, **options)
 
 
-def _asked(error: Exception, step: StepState) -> Asked | None:
-    """Return what a `@task` asks; it runs in its own task's context."""
-    info = execution_info(var_child_runnable_config.get())
-    if info is None or not isinstance(error, GraphInterrupt):
-        return None
-    return people.asked(error, info, step.answers)
+def _ended(driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:
+    """Return the drafts of a `@task` that raised; it runs in its own task's context."""
+    return people.ended(driver, attempt, error, var_child_runnable_config.get())

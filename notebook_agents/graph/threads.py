@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock
+from notebook_agents.errors import NotDurableError, UsageError
 from notebook_agents.graph import fork as forks
 from notebook_agents.graph.driver_saver import DriverSaver
-from notebook_agents.graph.private import schema_types
+from notebook_agents.graph.private import is_asked_outside, schema_types
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import leave
 from notebook_agents.journal import Claim, Draft
@@ -18,6 +20,7 @@ from notebook_agents.runtime.origin import here
 from notebook_agents.runtime.view import run_view
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from langchain_core.runnables import RunnableConfig
@@ -90,6 +93,7 @@ class Thread:
         Raises:
             ThreadBusyError: Somebody drives the thread.
             UnknownThreadError: There is no such checkpoint or step in it.
+            UsageError: A conditional edge behind `as_node` asks a person or makes a durable call.
             Exception: What LangGraph says of an update that it cannot make; nothing is changed.
         """
         leave(self._journal, self.name)
@@ -114,7 +118,8 @@ class Thread:
             )
             graph: Any = self._agent.graph.copy({"checkpointer": saver})
             try:
-                graph.update_state(config, values, as_node)
+                with _routes_named(self.name):
+                    graph.update_state(config, values, as_node)
                 saver.settle()
                 more = bool(graph.get_state(self._config()).next)
             except Exception:
@@ -259,6 +264,21 @@ def _config(thread: str, ns: str, checkpoint_id: str) -> RunnableConfig:
             "checkpoint_id": checkpoint_id,
         }
     }
+
+
+@contextmanager
+def _routes_named(thread: str) -> Iterator[None]:
+    """Say so if a conditional edge needs a run: LangGraph's `update_state` calls it without one."""
+    try:
+        yield
+    except (NotDurableError, KeyError) as error:
+        if isinstance(error, KeyError) and not is_asked_outside(error):
+            raise
+        raise UsageError(
+            f"the state of thread {thread!r} was not changed, because a conditional edge behind "
+            "the node that it was to be changed for asks a person or makes a durable call, which "
+            "only a run can: name another node by `as_node`"
+        ) from error
 
 
 def _bare(ns: str) -> str:

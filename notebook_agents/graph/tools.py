@@ -75,7 +75,9 @@ class _ToolCalls:
         """Do as `run` without blocking the event loop.
 
         A call that raises or asks ends its `ToolNode`, which would leave its neighbours behind in
-        the middle of what they do: they are let come to their end first.
+        the middle of what they do: they are let come to their end first. Whichever then is the
+        first to go on, the `ToolNode` gets what was raised first: of several questions that is the
+        one whose answer LangGraph will take for the next.
         """
         within = current()
         if within is None:
@@ -85,11 +87,15 @@ class _ToolCalls:
         under_way.add(ended)
         try:
             return await self._arun(call, key, execute)
-        except Exception:
+        except Exception as error:
+            raised = within[1].raised
+            raised.append(error)
             under_way.discard(ended)
             ended.set_result(None)  # another that raises waits for this one
             if under_way:
                 await asyncio.wait(set(under_way))
+            if raised[0] is not error:
+                raise raised[0] from None
             raise
         finally:
             under_way.discard(ended)

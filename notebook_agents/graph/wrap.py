@@ -14,33 +14,32 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.constants import START
 from langgraph.errors import (
-    GraphBubbleUp,
-    GraphInterrupt,
     GraphRecursionError,
     ParentCommand,
-    is_invalid_resume,
 )
 from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from notebook_agents.errors import (
-    FencedError,
     InputError,
-    JournalError,
     NotDurableError,
-    StepInDoubt,
-    ValueNotKeptError,
 )
 from notebook_agents.graph import people
 from notebook_agents.graph.edges import durable_writers
 from notebook_agents.graph.models import journal_model_calls
-from notebook_agents.graph.private import execution_info, keep_off, replace_call, superstep
+from notebook_agents.graph.private import (
+    execution_info,
+    keep_off,
+    path_of,
+    replace_call,
+    superstep,
+)
 from notebook_agents.graph.tasks import DurableCall
+from notebook_agents.graph.unhandled import Unhandled, past_handlers
+from notebook_agents.graph.updates import Updates
 from notebook_agents.graph.usage import with_usage
-from notebook_agents.model import Proof
 from notebook_agents.runtime.steps import current, decided, inside, warn_of_other_calls
-from notebook_agents.runtime.stopping import RunStopped
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -81,10 +80,11 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
     from notebook_agents.graph.tools import durable_tools  # it needs this module
 
     messages = message_channels(graph)
-    keys = _state_keys(graph)
+    updates = Updates(graph)
     nodes = dict(graph.nodes)
     for name, node in graph.nodes.items():
         bound = node.bound
+        routed = any(path_of(writer) is not None for writer in node.writers)
         writers = durable_writers(node.writers, node=name, driver=driver, saver=saver)
         if name == START:
             nodes[name] = node.copy({"writers": writers})
@@ -97,31 +97,11 @@ def _durable_nodes(graph: Graph, driver: RunDriver, saver: DriverSaver) -> dict[
         else:
             bound = durable_tools(bound, messages)
             wrapped = DurableNode(
-                bound, name=name, driver=driver, saver=saver, messages=messages, keys=keys
+                bound, name=name, driver=driver, saver=saver, messages=messages, updates=updates
             )
+            wrapped.routed = routed
             nodes[name] = node.copy({"bound": wrapped, "writers": writers})
     return nodes
-
-
-class Unhandled(GraphBubbleUp):
-    """Carries `cause` past LangGraph's retry policies and error handlers, to the run's end.
-
-    LangGraph gives a node's error handler whatever is raised, a BaseException too, and goes on with
-    what that says. But a doubt, a wish to stop and a journal that fails are not the node's.
-    """
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-class _past_handlers:  # noqa: N801 - used like a function in `with`
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
-        if isinstance(error, StepInDoubt | RunStopped | JournalError | FencedError):
-            raise Unhandled(error) from error
 
 
 class DurableNode(Runnable[Any, Any]):
@@ -133,7 +113,7 @@ class DurableNode(Runnable[Any, Any]):
         driver: The run.
         saver: Where the checkpoints arrive that its intents rest on.
         messages: The graph's channels that LangGraph's `add_messages` reduces.
-        keys: What a node may return values for; None where it may return anything.
+        updates: What the graph's nodes may return.
     """
 
     def __init__(
@@ -144,15 +124,16 @@ class DurableNode(Runnable[Any, Any]):
         driver: RunDriver,
         saver: DriverSaver,
         messages: frozenset[str],
-        keys: frozenset[str] | None = None,
+        updates: Updates,
     ) -> None:
-        self._keys = keys
+        self._updates = updates
         self.inner = inner
         self.name: str = name
         self.driver = driver
         self.saver = saver
         self._messages = messages
         self.last_superstep: int | None = None
+        self.routed = False
         function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner
         # LangGraph's CachePolicy makes its keys of these; without them two graphs' nodes of one
         # name would share cached results.
@@ -166,24 +147,23 @@ class DurableNode(Runnable[Any, Any]):
         Raises:
             Unhandled: What no retry policy and no error handler may take for the node's failure.
         """
-        with _past_handlers():
+        with past_handlers():
             return self._invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         """Do as `invoke` without blocking the event loop."""
-        with _past_handlers():
+        with past_handlers():
             return await self._ainvoke(input, config, **kwargs)
 
     def _invoke(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:  # noqa: A002
         step, checkpoint = self._place(config)
-        self._heed(step)
+        self._heed(step, config)
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
-        if taken := self.driver.taken(step.id):
-            keep_off(config, taken)
+        used, taken = self._places(step, config)
         self.saver.barrier.wait(checkpoint)
-        self.saver.settle()
+        self.saver.settle_checkpoints()
         attempt, intent = self.driver.intend(step)
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
@@ -192,6 +172,7 @@ class DurableNode(Runnable[Any, Any]):
             with inside(self.driver, attempt):
                 value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
             drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
+            drafts[-1].ref = ",".join(sorted(taken.union(used))) or None
         except Exception as error:
             self.driver.journal.append(self._ended(attempt, error, config), durable=False)
             raise
@@ -200,14 +181,13 @@ class DurableNode(Runnable[Any, Any]):
 
     async def _ainvoke(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:  # noqa: A002
         step, checkpoint = self._place(config)
-        self._heed(step)
+        self._heed(step, config)
         if step.returned is not None:
             return _given(self.driver.result(step))
         replace_call(config, DurableCall)
-        if taken := self.driver.taken(step.id):
-            keep_off(config, taken)
+        used, taken = self._places(step, config)
         await self.saver.barrier.wait_async(checkpoint)
-        self.saver.settle()
+        self.saver.settle_checkpoints()
         attempt, intent = self.driver.intend(step)
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
@@ -218,6 +198,7 @@ class DurableNode(Runnable[Any, Any]):
                     await self.inner.ainvoke(input, config, **kwargs), self._messages
                 )
             drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
+            drafts[-1].ref = ",".join(sorted(taken.union(used))) or None
         except Exception as error:
             await self.driver.journal.append_async(
                 self._ended(attempt, error, config), durable=False
@@ -249,64 +230,50 @@ class DurableNode(Runnable[Any, Any]):
         )
         return step, info.checkpoint_id
 
+    def _places(self, step: StepState, config: RunnableConfig | None) -> tuple[list[str], set[str]]:
+        """Return where the places are noted that this attempt takes, and those that are taken.
+
+        The conditional edges behind the node are parts of its task, and what they ask comes in the
+        places behind these, also when the node is replayed.
+        """
+        used: list[str] = []
+        taken = self.driver.taken(step.id)
+        if taken or self.routed:
+            keep_off(config, used, taken)
+        return used, taken
+
     def _record(self, attempt: Attempt, drafts: list[Draft]) -> None:
         self.driver.journal.append(drafts, durable=False)
         self.driver.recorded(attempt)
         warn_of_other_calls(self.driver, attempt)
 
-    def _heed(self, step: StepState) -> None:
+    def _heed(self, step: StepState, config: RunnableConfig | None) -> None:
         """Record what a person said that this step returned, if it is in doubt and one did.
 
         Raises:
-            InputError: The graph could not take it from this node.
+            Unhandled: The graph could not take it from this node: an InputError says why.
         """
         answer = None if step.returned is not None else decided(self.driver, step)
         if answer is None or not answer.happened:
             return
-        if not _is_update(answer.result, self._keys):
-            raise InputError(
+        if (problem := self._updates.problem(answer.result, config)) is not None:
+            refused = InputError(
                 f"what was said to be the result of node {self.name!r} ({step.id}) of thread "
-                f"{self.driver.thread!r} is no update of its state: resolve it again with a dict "
-                f"that has some of {', '.join(sorted(map(repr, self._keys or ())))}"
+                f"{self.driver.thread!r} {problem}"
             )
+            raise Unhandled(refused) from refused  # no failure of the node's: it is in doubt
         value = with_message_ids(answer.result, self._messages)
         drafts = self.driver.reconciled(step, value, codec=self.saver.result_codec)
+        drafts[-1].ref = ",".join(f"interrupt{number}" for number in range(step.answers)) or None
         self.driver.journal.append(drafts, durable=True)
 
     def _ended(
         self, attempt: Attempt, error: Exception, config: RunnableConfig | None
     ) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
-        if isinstance(error, GraphInterrupt):
-            info = execution_info(config)
-            assert info is not None
-            asked = people.asked(error, info, attempt.step.answers)
-            try:
-                return self.driver.suspended(attempt, asked)
-            except ValueNotKeptError:  # the saver has to keep it too, and will say so
-                return self.driver.suspended(attempt)
         if isinstance(error, ParentCommand):  # a result for the graph around this one
             return self.driver.returned(attempt, _ForParent(error.args[0]))
-        refused = is_invalid_resume(error)
-        return self.driver.failed(attempt, error, proof=Proof.ANSWER_REFUSED if refused else None)
-
-
-def _state_keys(graph: Graph) -> frozenset[str] | None:
-    builder = getattr(graph, "builder", None)
-    if builder is None or "__root__" in graph.channels:
-        return None
-    return frozenset(builder.channels) | frozenset(builder.managed)
-
-
-def _is_update(value: object, keys: frozenset[str] | None) -> bool:
-    """Whether a node of a graph with these keys can return `value`."""
-    if keys is None or value is None or isinstance(value, Command):
-        return True
-    if isinstance(value, dict):
-        return keys.issuperset(value)
-    if isinstance(value, list | tuple):
-        return all(_is_update(item, keys) for item in value)
-    return hasattr(type(value), "__annotations__")
+        return people.ended(self.driver, attempt, error, config)
 
 
 def with_message_ids(value: Any, channels: frozenset[str]) -> Any:

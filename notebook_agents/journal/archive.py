@@ -7,16 +7,23 @@ closed under a lock of ours, and nothing on a step's path waits for it.
 
 from __future__ import annotations
 
-import os
+import hashlib
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, faults
-from notebook_agents.errors import JournalBusyError, JournalDamagedError, JournalFormatError
+from notebook_agents.disk import fsync_directory
+from notebook_agents.errors import (
+    JournalBusyError,
+    JournalFormatError,
+    JournalWriteError,
+    NotDurableError,
+)
 from notebook_agents.faults import Fault
+from notebook_agents.journal import damage, integrity
+from notebook_agents.journal.failures import cause, reason, writing
 from notebook_agents.journal.locks import FileLock
-from notebook_agents.journal.queue import fsync_directory
 from notebook_agents.journal.records import FORMAT, Record, from_row
 from notebook_agents.journal.sql import query, schema
 
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal.queue import Queue
 
 _BATCH = 20_000
-_BLOCK_BYTES = 16_384  # DuckDB's smallest: a small journal stays a small file
+BLOCK_BYTES = 16_384  # DuckDB's smallest: a small journal stays a small file
 _WAIT_SECONDS = 30.0
 
 
@@ -43,8 +50,12 @@ class Archive:
         self.bursting = threading.RLock()
         self._kept: duckdb.DuckDBPyConnection | None = None  # in exclusive mode, for good
         self._lent: duckdb.DuckDBPyConnection | None = None  # during a burst
+        # DuckDB's destructor gives the interpreter's lock back and takes it again, and aborts a
+        # process that ends meanwhile. So it is not whoever borrowed a connection that drops it.
+        self._spent: duckdb.DuckDBPyConnection | None = None
         self._lingering = 0
-        self._pid = os.getpid()
+        self._closed = False
+        self._unsure = queue.after_kill  # the heads are compared with DuckDB at its first opening
         if exclusive:
             self._take_lock()
             try:
@@ -69,7 +80,7 @@ class Archive:
                 self._lingering -= 1
                 if not self._lingering and self._lent is not None:
                     self._lent.close()
-                    self._lent = None
+                    self._spent, self._lent = self._lent, None
                     self._lock.release()
 
     @contextmanager
@@ -78,9 +89,15 @@ class Archive:
 
         Raises:
             JournalBusyError: Another process held it for half a minute; it is named.
-            JournalDamagedError: DuckDB cannot open the file.
+            JournalDamagedError: DuckDB cannot open the file or read what it is asked for, or the
+                file and the queue are not of one time.
         """
-        with self.bursting:
+        with self._told_as_damage(), self.bursting:
+            if self._closed:  # while this waited: the interpreter may be about to go
+                raise NotDurableError(
+                    f"the journal in {self._queue.home} is closed: open it again with "
+                    "Journal.open()"
+                )
             if self._kept is not None:
                 yield self._kept
                 return
@@ -94,6 +111,16 @@ class Archive:
                         raise
                 yield self._lent
 
+    @contextmanager
+    def _told_as_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            found = damage.of(error, self._queue.home) if damage.is_duckdb(error) else None
+            if found is None:
+                raise
+            raise found from error
+
     def ingest(self) -> int:
         """Take what is in the queue; return the newest number that DuckDB has afterwards.
 
@@ -101,16 +128,28 @@ class Archive:
         raise and be durable), the connection is dropped and the next burst reads the watermark
         again: a batch that is there already is not taken twice.
         """
-        with self.burst() as connection:
+        with writing(self._queue.home), self.burst() as connection:
             faults.hit(Fault.INGEST_BEGIN)
             mark = self.watermark(connection)
+            first, _ = self._queue.bounds()
             try:
+                if mark > first > 0:
+                    # A burst ended between its commit and the trim. If it was the commit's sync
+                    # that failed, what we read is only in memory: the fold writes it again.
+                    connection.execute("CHECKPOINT")
                 while batch := self._queue.batch(after=mark, limit=_BATCH):
-                    mark = self._take(connection, batch)
-            except BaseException:
+                    mark = take(connection, batch)
+            except BaseException as error:
                 self._drop()
+                if damage.is_duckdb(error) and damage.of(error, self._queue.home) is None:
+                    raise JournalWriteError(
+                        f"{self.path} could not be written ({damage.first_line(error)}): nothing "
+                        "is lost, the records stay in the queue; free some space or mend the disk, "
+                        "then ask again"
+                    ) from error
                 raise
-        fsync_directory(self._queue.home)  # DuckDB syncs its files, not their names
+        with writing(self._queue.home):
+            fsync_directory(self._queue.home)  # DuckDB syncs its files, not their names
         return mark
 
     def _drop(self) -> None:
@@ -120,7 +159,7 @@ class Archive:
             self._kept = self._connect()
         elif self._lent is not None:
             self._lent.close()
-            self._lent = None
+            self._spent, self._lent = self._lent, None
             self._lock.release()
 
     @staticmethod
@@ -149,6 +188,7 @@ class Archive:
     def close(self) -> None:
         """Close what exclusive mode keeps open, and the lock."""
         with self.bursting:
+            self._closed = True
             if self._kept is not None:
                 self._kept.close()
                 self._kept = None
@@ -157,7 +197,7 @@ class Archive:
 
     def abandon(self) -> list[Any]:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
-        kept = [self._kept, self._lent]
+        kept = [self._kept, self._lent, self._spent]
         self._kept = self._lent = None
         self._lingering = 0
         self.bursting = threading.RLock()
@@ -181,10 +221,11 @@ class Archive:
             connection.execute("SET threads = 1")
             if not path.exists():
                 self._create(connection, path)
-            else:
-                connection.execute(f"ATTACH '{_quoted(path)}' AS journal")
-                connection.execute("USE journal")
-                self._check(connection)
+            connection.execute(f"ATTACH '{quoted(path)}' AS journal")
+            connection.execute("USE journal")
+            meta = self._check(connection)
+            if meta.get("views") != _views_digest():  # another build made the file
+                _make_views(connection)
         except duckdb.Error as error:
             connection.close()
             if "Could not set lock" in str(error):  # opened by hand, not through this package
@@ -192,9 +233,11 @@ class Archive:
                     f"{path} is open in another program ({str(error).splitlines()[0]}): "
                     "close it there"
                 ) from error
-            raise JournalDamagedError(
-                f"DuckDB cannot open {path} ({str(error).splitlines()[0]}): keep a copy of the "
-                "directory and put the file back from a backup"
+            if cause(error) is not None and damage.of(error, self._queue.home) is None:
+                raise JournalWriteError(f"{path} cannot be opened {reason(error)}") from error
+            raise damage.found(
+                self._queue.home,
+                f"DuckDB cannot open {path.name} ({damage.first_line(error)})",
             ) from error
         except BaseException:
             connection.close()
@@ -202,17 +245,24 @@ class Archive:
         return connection
 
     def _create(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-        connection.execute(f"ATTACH '{_quoted(path)}' AS journal (BLOCK_SIZE {_BLOCK_BYTES})")
-        path.chmod(0o600)
-        connection.execute("USE journal")
-        connection.execute("BEGIN")
-        connection.execute(schema("archive.create"))
-        for key, value in (("journal", self._queue.journal_id), ("format", str(FORMAT))):
-            connection.execute(query("archive.set_meta"), {"key": key, "value": value})
-        connection.execute(schema("archive.views"))
-        connection.execute("COMMIT")
+        """Make an empty file of the current generation; it gets its name when it is whole.
 
-    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
+        Raises:
+            JournalDamagedError: Records have left the queue already, so there was one.
+        """
+        if self._queue.bounds()[0] > 1:
+            raise damage.found(self._queue.home, f"{path.name} is missing")
+        building = path.with_name(f".{path.name}")
+        for left in (building, building.with_name(f"{building.name}.wal")):
+            left.unlink(missing_ok=True)  # of a burst that was killed
+        make(connection, building, self._queue.journal_id)
+        connection.execute("CHECKPOINT journal")
+        connection.execute("USE memory")
+        connection.execute("DETACH journal")
+        building.rename(path)
+        fsync_directory(path.parent)
+
+    def _check(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         meta = dict(connection.execute(query("archive.meta")).fetchall())
         if int(meta["format"]) > FORMAT:
             raise JournalFormatError(
@@ -220,23 +270,52 @@ class Archive:
                 f"reads up to {FORMAT}: upgrade notebook-agents to open it"
             )
         if meta["journal"] != self._queue.journal_id:
-            raise JournalDamagedError(
-                f"{self.path} belongs to another journal than {self._queue.path}: put the two "
-                "files of one journal together again"
+            raise damage.found(
+                self._queue.home,
+                f"{self.path.name} belongs to another journal than {self._queue.path.name}",
             )
+        count, newest = connection.execute(query("archive.extent")).fetchall()[0]
+        mark = self.watermark(connection)
+        integrity.watermark(self._queue, mark=mark, count=count, newest=newest)
+        if self._unsure:
+            self._unsure = False
+            integrity.heads(self._queue, connection)
+        return meta
 
-    @staticmethod
-    def _take(connection: duckdb.DuckDBPyConnection, batch: list[Record]) -> int:
-        newest = batch[-1].seq
-        connection.execute("BEGIN")
-        appender = connection.appender("records")
-        appender.append_rows(_row(record) for record in batch)
-        appender.flush()  # before the watermark: it must never be ahead of the data
-        connection.execute(query("archive.mark"), {"seq": newest, "ts": clock.now_us()})
-        faults.hit(Fault.INGEST_FLUSHED)
-        connection.execute("COMMIT")
-        faults.hit(Fault.INGEST_COMMITTED)
-        return newest
+
+def make(connection: duckdb.DuckDBPyConnection, path: Path, journal_id: str) -> None:
+    """Make an empty journal file and have `connection` use it as its database `journal`."""
+    connection.execute(f"ATTACH '{quoted(path)}' AS journal (BLOCK_SIZE {BLOCK_BYTES})")
+    path.chmod(0o600)
+    connection.execute("USE journal")
+    connection.execute("BEGIN")
+    connection.execute(schema("archive.create"))
+    for key, value in (("journal", journal_id), ("format", str(FORMAT))):
+        connection.execute(query("archive.set_meta"), {"key": key, "value": value})
+    connection.execute("COMMIT")
+    _make_views(connection)
+
+
+def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("BEGIN")
+    connection.execute(schema("archive.views"))
+    connection.execute(query("archive.unset_meta"), {"key": "views"})
+    connection.execute(query("archive.set_meta"), {"key": "views", "value": _views_digest()})
+    connection.execute("COMMIT")
+
+
+def take(connection: duckdb.DuckDBPyConnection, batch: list[Record]) -> int:
+    """Add records and their watermark in one transaction; return the newest number."""
+    newest = batch[-1].seq
+    connection.execute("BEGIN")
+    appender = connection.appender("records")
+    appender.append_rows(_row(record) for record in batch)
+    appender.flush()  # before the watermark: it must never be ahead of the data
+    connection.execute(query("archive.mark"), {"seq": newest, "ts": clock.now_us()})
+    faults.hit(Fault.INGEST_FLUSHED)
+    connection.execute("COMMIT")
+    faults.hit(Fault.INGEST_COMMITTED)
+    return newest
 
 
 def _row(record: Record) -> tuple[Any, ...]:
@@ -261,5 +340,10 @@ def _row(record: Record) -> tuple[Any, ...]:
     )
 
 
-def _quoted(path: Path) -> str:
+def _views_digest() -> str:
+    return hashlib.blake2b(schema("archive.views").encode(), digest_size=8).hexdigest()
+
+
+def quoted(path: Path) -> str:
+    """Return a path as it stands between single quotes in SQL: ATTACH takes no parameters."""
     return str(path).replace("'", "''")

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import ThreadExistsError, UnknownThreadError
+from notebook_agents.errors import (
+    FencedError,
+    KeyMissingError,
+    ThreadExistsError,
+    UnknownThreadError,
+)
 from notebook_agents.journal.records import Draft, Record
 from notebook_agents.model import Kind
 
@@ -50,23 +55,22 @@ def copy_thread(journal: Journal, source: str, target: str) -> None:
         )
     if journal.head(target) is not None:
         raise _exists(source, target)
-    key = journal.wrapped_key(head.scope)
     drafts = _drafts(journal, head, target)
     if not drafts:
         return
-    journal.append(drafts, durable=True)
+    try:
+        journal.append(drafts, durable=True)  # from here on the copy keeps the key alive
+    except (FencedError, KeyMissingError) as error:
+        raise UnknownThreadError(
+            f"thread {source!r} was deleted while it was copied to {target!r}: nothing was copied, "
+            "copy another thread"
+        ) from error
     made = journal.head(target)
     if made is None or made.first_seq != drafts[0].seq:  # somebody else was a moment earlier
         if made is not None:
             gone = [draft for draft in drafts if draft.kind is not Kind.DELETION]
             journal.append(_hiding(target, head.scope, gone), durable=True)
         raise _exists(source, target)
-    if journal.wrapped_key(head.scope) != key:  # from here on the copy keeps the key alive
-        journal.delete_thread(target)
-        raise UnknownThreadError(
-            f"thread {source!r} was deleted while it was copied to {target!r}: nothing was copied, "
-            "copy another thread"
-        )
 
 
 def _drafts(journal: Journal, head: Head, target: str) -> list[Draft]:

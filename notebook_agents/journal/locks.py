@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+from enum import Enum
 from functools import cache
 from pathlib import Path
 
@@ -76,23 +77,62 @@ class FileLock:
         self._fd, self._pid = -1, 0
 
 
+class Life(Enum):
+    """What can be told of a process from here."""
+
+    RUNS = "runs"
+    GONE = "gone"
+    UNSURE = "unsure"
+    """It is on another host, among processes that cannot be seen from here, or was stopped."""
+
+
+def holders(path: Path) -> list[int]:
+    """Return the ids of the processes that hold a `flock` on a file; none where nobody tells."""
+    try:
+        inode = path.stat().st_ino
+        told = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    found = set()
+    for line in told:
+        fields = line.split()
+        if "->" in fields or fields[1] != "FLOCK":  # with an arrow: one who waits
+            continue
+        if int(fields[5].rpartition(":")[2]) == inode:
+            found.add(int(fields[4]))
+    return sorted(found)
+
+
 @cache
 def boot_id() -> str:
-    """Return what changes when this host starts again, or "" where the system does not say."""
+    """Return what changes when this host starts again, and which of its processes can be seen.
+
+    It is `boot id/PID namespace`; "/" where the system says neither.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return ""
+        boot = ""
+    try:
+        seen = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        seen = ""
+    return f"{boot}/{seen}"
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """Return a process's state and its start in clock ticks since boot; ("", 0) for none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", 0
+    fields = stat.rpartition(")")[2].split()
+    return ("", 0) if fields[0] in "ZX" else (fields[0], int(fields[19]))
 
 
 def process_started(pid: int) -> int:
     """Return a process's start in clock ticks since boot; 0 if there is none, or none is told."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    return _stat(pid)[1]
 
 
 @cache
@@ -101,22 +141,43 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def is_alive(*, pid: int, host: str, boot: str, started: int) -> bool:
-    """Whether that very process still runs.
+def this_process() -> dict[str, str | int]:
+    """Return what tells this process from all others: pid, host, boot, started."""
+    return {"pid": os.getpid(), "host": host_name(), "boot": boot_id(), "started": _started()}
 
-    A process on another host counts as alive: nothing here can tell. On this host the boot id and
-    the start time tell it from a later process with the same id.
+
+def _started() -> int:
+    global _this
+    if _this[0] != os.getpid():  # not a cache: a forked child has a start of its own
+        _this = (os.getpid(), process_started(os.getpid()))
+    return _this[1]
+
+
+_this = (0, 0)
+
+
+def life(*, pid: int, host: str, boot: str, started: int) -> Life:
+    """Say whether that very process still runs.
+
+    On this host the boot id and the start time tell it from a later process with the same id. A
+    process that was stopped (Ctrl-Z, SIGSTOP) may never go on, so that nobody can tell.
     """
     if host != host_name():
-        return True
-    if boot != boot_id():
-        return False
+        return Life.UNSURE
+    theirs, ours = boot.partition("/"), boot_id().partition("/")
+    if theirs[0] != ours[0]:
+        return Life.GONE
+    if theirs != ours:
+        return Life.UNSURE
     if started:
-        return process_started(pid) == started
+        state, begun = _stat(pid)
+        if begun != started:
+            return Life.GONE
+        return Life.UNSURE if state == "T" else Life.RUNS
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return Life.GONE
     except PermissionError:
-        return True
-    return True
+        pass
+    return Life.UNSURE  # this system does not say whether it was stopped

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sqlite3
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from notebook_agents.journal.queue import PAGE_BYTES, WAL_PAGES
+from notebook_agents.journal import unsynced
+from notebook_agents.journal.mark import Marker
+from notebook_agents.journal.queue_file import PAGE_BYTES, WAL_PAGES
+from notebook_agents.journal.sql import query
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
 
@@ -34,13 +39,18 @@ class Log:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._path = path
         self._ours = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        connection.execute(f"PRAGMA synchronous={'NORMAL' if self._ours else 'FULL'}")
+        # EXTRA: a rollback journal that was deleted must stay so, else it takes the commit back.
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if self._ours else 'EXTRA'}")
         self._connection = connection
         self._long = not self._ours
         self._fd = -1
         self._committed = 0
         self._synced = 0
+        self._seq = 0
+        self._marker = _marker(connection, path.parent)
         self._syncing = threading.Lock()
+        self.lost: OSError | None = None
+        """Why nothing can be acknowledged as durable any more: see `unsynced`."""
 
     def lengthen(self) -> None:
         """Make the log as long as it will become, so that commits overwrite it, not extend it.
@@ -61,17 +71,27 @@ class Log:
             self._connection.execute("CREATE TABLE filling (bytes)")
             size = (WAL_PAGES - 10) * PAGE_BYTES
             self._connection.execute("INSERT INTO filling VALUES (zeroblob(?))", (size,))
+        except sqlite3.OperationalError:
+            pass  # it is only faster: what is to be committed may still fit
         finally:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             self._connection.execute("PRAGMA cache_size=-2000")
 
     def cut(self) -> None:
-        """Give the log's space back to the file system."""
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        """Give the log's space back to the file system, unless somebody reads from it now."""
+        self._connection.execute("PRAGMA busy_timeout=0")  # the caller keeps all others waiting
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._connection.execute("PRAGMA busy_timeout=30000")
         self._long = not self._ours
 
-    def committed(self) -> int:
-        """Note a commit and return its number."""
+    def committed(self, seq: int = 0) -> int:
+        """Note a commit, and the newest record's number if it added any; return the commit's."""
+        if seq:
+            self._seq = seq
+            self._marker.committed(seq)
         self._committed += 1
         return self._committed
 
@@ -86,17 +106,45 @@ class Log:
         with self._syncing:
             if self._synced >= commit:
                 return
-            newest = self._committed
-            if self._fd < 0:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            _to_disk(self._fd)
+            if self.lost is not None:
+                raise self.lost
+            newest, seq = self._committed, self._seq
+            try:
+                if self._fd < 0:
+                    self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                _to_disk(self._fd)
+            except OSError as error:
+                self.lost = error
+                with suppress(OSError):
+                    unsynced.mark(self._path.parent)
+                raise
+            if unsynced.marked(self._path.parent):
+                self.lost = OSError(errno.EIO, "another process could not sync the log")
+                raise self.lost
             self._synced = newest
+            if seq:
+                self._marker.synced(seq)
 
     def close(self) -> None:
-        """Close what `sync` opened."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Have everything on disk and close what it opened; no commit may come any more."""
+        with self._syncing:
+            if self._ours and self._synced < self._committed:
+                if self._fd < 0:
+                    self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                _to_disk(self._fd)
+                self._synced = self._committed
+            self._marker.close()
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+def _marker(connection: sqlite3.Connection, home: Path) -> Marker:
+    meta = dict(connection.execute(query("queue.meta")).fetchall())
+    newest = connection.execute(query("queue.last_seq")).fetchone()[0]
+    return Marker(
+        home, journal_id=meta["journal"], newest=newest, generation=int(meta["generation"])
+    )
 
 
 def _to_disk(descriptor: int) -> None:

@@ -3,55 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import sys
 import threading
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents import clock, ids
-from notebook_agents.errors import JournalDamagedError, JournalFormatError, NoJournalError
-from notebook_agents.journal import locks
-from notebook_agents.journal.records import FORMAT, Record, from_row
-from notebook_agents.journal.sql import query, schema
+from notebook_agents import clock, settings
+from notebook_agents.disk import fsync_directory
+from notebook_agents.errors import JournalError, NoJournalError
+from notebook_agents.journal import damage, integrity, locks, mark, presence, unsynced
+from notebook_agents.journal.failures import writing
+from notebook_agents.journal.queue_file import (
+    FILE,
+    checked_meta,
+    connect,
+    lost_of,
+    make,
+    make_home,
+)
+from notebook_agents.journal.records import Record, from_row
+from notebook_agents.journal.sql import query
 from notebook_agents.model import Driver, RunStatus, ThreadInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-APPLICATION_ID = 0x4E424147  # "NBAG", in the SQLite header: tells a journal from other databases
-FILE = "queue.sqlite"
-
-PAGE_BYTES = 512
-# A transaction logs whole pages, so small ones make a log that holds more steps, and leave less of
-# themselves empty. Measured with `python -m tests.bench fsyncs size` for 0.5, 1, 2 and 4 KB: files
-# after a kill 1.81, 2.22, 1.98 and 1.97 times the content; fsyncs of the log per step 1.018,
-# 1.025, 1.035 and 1.058. The price is paid by large values: 500 KB take 9.5 ms instead of 4.8.
-WAL_PAGES = 1300
-# The log is folded back at this many pages, and is this long from the start. More leaves larger
-# files after a kill, fewer costs more fsyncs (two per fold).
-_NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "lustre")
-
-
-def file_system(path: Path) -> str:
-    """Return the type of the file system that `path` lies on, or "" where it cannot be told."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        _, point, type_, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if path.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, type_
-    return kind
-
-
-def on_network(path: Path) -> bool:
-    """Whether `path` lies on a network file system, where SQLite's WAL does not work."""
-    return file_system(path) in _NETWORK_TYPES
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
 
 
 class Queue:
@@ -60,22 +37,108 @@ class Queue:
     def __init__(self, home: Path, *, create: bool) -> None:
         self.home = home
         self.path = home / FILE
+        if (
+            not create
+            and not self.path.exists()
+            and not presence.exchanging(home)
+            and integrity.remains(home) is None
+        ):
+            raise _missing(home)
+        self.reading = threading.RLock()
+        self._presence = presence.Presence(home)
+        self._reader: sqlite3.Connection | None = None
+        self._opened = 0
+        self.after_kill = False
+        """Whether the last process that used the journal did not close it."""
+        self.trusted = False
+        """Whether this process knows that queue.sqlite is as it was written."""
+        with writing(home):
+            if not self.path.exists():
+                make_home(home)
+            with self._presence.entering() as alone:
+                self._enter(alone=alone, create=create)
+
+    def _enter(self, *, alone: bool, create: bool) -> None:
+        """Find the files as they should be, or make them; nobody else opens or closes them now."""
+        if alone:
+            presence.finish_exchange(self.home)
         if not self.path.exists():
+            integrity.refuse_without_queue(self.home)
             if not create:
-                raise NoJournalError(
-                    f"there is no journal in {home}: it has no {FILE}; run an agent there to make "
-                    "one, or name the directory of another journal"
-                )
-            _make(home)
-        self._lock = threading.RLock()
-        self._reader = connect(self.path)
-        meta = _checked_meta(self._reader, self.path)
-        self.journal_id = str(meta["journal"])
+                raise _missing(self.home)
+            make(self.home)
+        integrity.refuse_half_repaired(self.home)
+        integrity.refuse_empty(self.home)
+        known = alone and integrity.at_rest(self.home)
+        try:
+            self._meta = checked_meta(self._usable(), self.path)
+            self.journal_id = str(self._meta["journal"])
+            self.after_kill = alone and not known and self.bounds()[1] > 0
+            self.trusted = alone and not self.after_kill
+            integrity.behind(self)
+            if alone and unsynced.marked(self.home):
+                self._write_again()
+        except BaseException:
+            self.rest()
+            raise
+
+    def _write_again(self) -> None:
+        """Have on disk what can be read, after a sync that failed; nobody else uses the journal."""
+        with closing(connect(self.path)) as connection:
+            unsynced.fold(self.home, connection)
+        mark.begin(
+            self.home,
+            journal_id=self.journal_id,
+            newest=self.bounds()[1],
+            generation=self.generation(),
+        )
+        unsynced.unmark(self.home)
+
+    def journal_mode(self) -> str:
+        """Return SQLite's word for how the file is written: "wal", or "delete" on a network."""
+        with self.reading:
+            return str(self._usable().execute("PRAGMA journal_mode").fetchone()[0])
 
     def generation(self) -> int:
         """Return the number of the DuckDB file that is current."""
         meta = dict(self._all("queue.meta"))
         return int(meta["generation"])
+
+    def lost(self) -> list[tuple[int, int]]:
+        """Return the ranges of numbers that a repair found nowhere."""
+        return lost_of(self._meta)
+
+    def keyless(self) -> set[str]:
+        """Return the scopes whose keys a repair found nowhere."""
+        return set(json.loads(self._meta.get("keyless", "[]")))
+
+    def trouble(self, *, thorough: bool = False) -> str | None:
+        """Return what SQLite's own check finds wrong with the file's structure, or None."""
+        pragma = "integrity_check" if thorough else "quick_check"
+        try:
+            with self.reading:
+                row = self._usable().execute(f"PRAGMA {pragma}(1)").fetchone()
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            return str(error)
+        if row != ("ok",):
+            return str(row[0]).splitlines()[-1]
+        missing = {"records", "threads", "keys", "requests", "key_deleted"} - {
+            name for (name,) in self._all("queue.schema")
+        }
+        return f"it has no {min(missing)}" if missing else None
+
+    def every(self) -> Iterator[Record]:
+        """Yield every record in the queue in order, with its payload, from one snapshot."""
+        with self.reading:
+            try:
+                for row in self._usable().execute(query("queue.every")):
+                    yield self._record(row)
+            except sqlite3.DatabaseError as error:
+                raise damage.of(error, self.home) or error from error
+
+    def keys(self) -> dict[str, bytes]:
+        """Return the wrapped data keys by scope."""
+        return {scope: bytes(wrapped) for scope, wrapped in self._all("queue.keys")}
 
     def bounds(self) -> tuple[int, int]:
         """Return the first and the last sequence number in the queue, (0, 0) when it is empty."""
@@ -92,33 +155,43 @@ class Queue:
 
         Both come from one snapshot: what is older than that number was in DuckDB before it left.
         """
-        with self._lock:
-            self._reader.execute("BEGIN")
+        with self.reading:
+            reader = self._usable()
+            reader.execute("BEGIN")
             try:
                 first, _ = self.bounds()
                 rows = self._all("queue.select", filters)
             finally:
-                self._reader.execute("COMMIT")
-        return [from_row(row) for row in rows], first
+                reader.execute("COMMIT")
+        return [self._record(row) for row in rows], first
 
     def by_seq(self, seqs: Iterable[int]) -> list[Record]:
         """Return those of the numbered records that are still in the queue, with payloads."""
         rows = self._all("queue.by_seq", {"seqs": json.dumps(list(seqs))})
-        return [from_row(row) for row in rows]
+        return [self._record(row) for row in rows]
 
     def batch(self, *, after: int, limit: int) -> list[Record]:
         """Return up to `limit` records behind number `after`, with payloads."""
         rows = self._all("queue.batch", {"after": after, "limit": limit})
-        return [from_row(row) for row in rows]
+        return [self._record(row) for row in rows]
 
     def head(self, thread: str) -> Head | None:
         """Return a thread's head, or None."""
-        rows = self._all("queue.thread", {"thread": thread})
+        rows = self._all("queue.thread", {"thread": thread, "boot": locks.boot_id()})
         return Head(rows[0]) if rows else None
 
     def heads(self) -> list[Head]:
         """Return every thread's head, the one with the newest record first."""
-        return [Head(row) for row in self._all("queue.threads")]
+        return [Head(row) for row in self._all("queue.threads", {"boot": locks.boot_id()})]
+
+    def asked(self) -> list[tuple[str, int, str]]:
+        """Return what is asked of this process: thread, token, "answer" or "cancel"."""
+        return [(row[0], row[1], row[2]) for row in self._all("queue.asked", locks.this_process())]
+
+    def requested(self, thread: str, token: int, what: str) -> bool:
+        """Whether something is asked of a thread's driver and not answered yet."""
+        asked = {"thread": thread, "token": token, "what": what, "boot": locks.boot_id()}
+        return bool(self._all("queue.requested", asked))
 
     def key(self, scope: str) -> bytes | None:
         """Return a scope's wrapped data key, or None."""
@@ -134,21 +207,109 @@ class Queue:
         """Return how many threads use a scope's key."""
         return int(self._all("queue.scope_users", {"scope": scope})[0][0])
 
-    def close(self) -> None:
-        """Close the connection; the last one of all processes folds the log back."""
-        self._reader.close()
+    def version(self) -> tuple[int, int]:
+        """Return what changes when anybody commits through another connection."""
+        with self.reading:
+            seen = self._usable().execute("PRAGMA data_version").fetchone()[0]
+            return self._opened, int(seen)
 
-    def abandon(self) -> list[Any]:
-        """Return, in a forked child, what belongs to the parent and must not be closed."""
-        return [self._reader]
+    def close(self) -> None:
+        """Close; the last one of all processes folds the log back and notes how it was left."""
+        with self.reading, self._presence.leaving() as last:
+            try:
+                if last and self.trusted and not unsynced.marked(self.home):
+                    self._leave()
+            finally:
+                self.rest()
+
+    def _leave(self) -> None:
+        """Fold the log back and say how the file was left; what fails looks as after a kill."""
+        said = mark.read(self.home)
+        with suppress(OSError, sqlite3.Error, JournalError):
+            seq, generation = self.bounds()[1], self.generation()
+            self.rest()
+            with closing(connect(self.path)) as connection:  # its end folds the log back
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if said is None or said.digest is None:  # somebody wrote
+                fsync_directory(self.home)  # that the log is gone is on disk before that it is
+                mark.rest(
+                    self.home,
+                    journal_id=self.journal_id,
+                    seq=seq,
+                    generation=generation,
+                    digest=mark.digest_of(self.path),
+                )
+
+    def rest(self) -> None:
+        """Close the connection until it is needed again."""
+        with self.reading:
+            reader, self._reader = self._reader, None
+            if reader is None:
+                return
+            if unsynced.marked(self.home):
+                unsynced.close_unfolded(self.path, reader)
+            else:
+                reader.close()
+
+    def before_fork(self) -> None:
+        """Close the connection, and have the child be among those that use the journal."""
+        self.reading.acquire()
+        self.rest()
+        self._presence.before_fork()
+
+    def in_parent(self) -> None:
+        """Go on after a fork."""
+        self._presence.in_parent()
+        self.reading.release()
+
+    def renew(self) -> None:
+        """Be usable in a forked child, whose parent's threads may have held the lock."""
+        self.reading = threading.RLock()
+        self._presence.in_child()
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._reader is None:  # at first, and after a fork
+            if not self.path.exists():
+                raise NoJournalError(f"{self.path} is gone: put it back, or open another journal")
+            # A reader that may not write leaves a log that is not to be trusted as it is: closing
+            # any other connection would fold it back, and with it end what a repair can bring back.
+            self._reader = connect(self.path, reads=True)
+            self._opened += 1
+        return self._reader
 
     def _all(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._reader.execute(query(name), parameters or {}).fetchall()
+        with self.reading:
+            try:
+                return self._usable().execute(query(name), parameters or {}).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise damage.of(error, self.home) or error from error
+            except UnicodeDecodeError as error:  # SQLite quotes a schema that it cannot read
+                raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        try:
+            return from_row(row)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise damage.found(
+                self.home, f"record {row[0]} has columns that no record has ({error})"
+            ) from error
+
+
+def _missing(home: Path) -> NoJournalError:
+    return NoJournalError(
+        f"there is no journal in {home}: it has no {FILE}; run an agent there to make one, or name "
+        "the directory of another journal"
+    )
 
 
 class Head:
     """A thread's row in queue.sqlite: what `list` shows and what a driver needs first."""
+
+    COLUMNS = (
+        *("thread", "scope", "agent", "status", "run", "session", "intended", "returned"),
+        *("records", "first_seq", "last_seq", "created", "updated", "notebook", "token"),
+        *("driver_pid", "driver_host", "driver_boot", "driver_started", "driver_since"),
+    )
 
     def __init__(self, row: tuple[Any, ...]) -> None:
         (
@@ -172,6 +333,7 @@ class Head:
             self._boot,
             self._started,
             self._since,
+            self._asked,
         ) = row
 
     @property
@@ -189,11 +351,51 @@ class Head:
         )
 
     @property
+    def sane(self) -> bool:
+        """Whether each of its columns has a value that such a column can have."""
+        numbers = (self.intended, self.returned, self._created, self._updated, self.token)
+        try:
+            self.info()
+        except (TypeError, ValueError, OverflowError, OSError):
+            return False
+        return all(isinstance(one, int) and one >= 0 for one in numbers)
+
+    @property
+    def claim_whole(self) -> bool:
+        """Whether what is said of the driver is complete."""
+        said = (self._pid, self._host, self._boot, self._started, self._since)
+        return self._pid is None or (self.token > 0 and None not in said)
+
+    @property
     def driven(self) -> bool:
-        """Whether that process still runs."""
-        return self._pid is not None and locks.is_alive(
-            pid=self._pid, host=self._host, boot=self._boot, started=self._started
-        )
+        """Whether that process still has the thread.
+
+        It has for as long as it runs. Of a process that cannot be judged from here one asks whether
+        it is there (`leases.py`): it has the thread until it has left that unanswered for too long.
+        """
+        life = self._life()
+        return life is locks.Life.RUNS or (life is locks.Life.UNSURE and self._left() > 0)
+
+    @property
+    def expires(self) -> datetime | None:
+        """From when on another may take the thread if nothing is heard of its driver.
+
+        None where the driver is known to run, or to be gone.
+        """
+        if self._life() is not locks.Life.UNSURE:
+            return None
+        return clock.from_us(clock.now_us() + self._left())
+
+    def _life(self) -> locks.Life:
+        if self._pid is None:
+            return locks.Life.GONE
+        return locks.life(pid=self._pid, host=self._host, boot=self._boot, started=self._started)
+
+    def _left(self) -> int:
+        """Return for how many microseconds more the driver need not have answered."""
+        lease = round(settings.lease_seconds() * 1e6)
+        waited = 0 if self._asked is None else clock.ticking_us() - self._asked
+        return lease if waited < 0 else max(0, lease - waited)
 
     def info(self) -> ThreadInfo:
         """Return the public view: a running thread without a living driver is orphaned."""
@@ -213,104 +415,3 @@ class Head:
             driver=self.driver,
             records=self.records,
         )
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open queue.sqlite in autocommit mode, usable from any thread under the caller's lock.
-
-    Raises:
-        JournalFormatError: The file is no SQLite database.
-    """
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    try:
-        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-        connection.execute("PRAGMA secure_delete=ON")  # a deleted data key leaves no copy behind
-        if sys.platform == "darwin":  # fsync alone stops at the drive's cache there
-            connection.execute("PRAGMA fullfsync=ON")
-            connection.execute("PRAGMA checkpoint_fullfsync=ON")
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise _unreadable(path, error) from error
-    return connection
-
-
-def _make(home: Path) -> None:
-    """Create an empty journal; of several processes that try at once, one makes it."""
-    if home.exists() and not home.is_dir():
-        raise JournalFormatError(f"{home} is a file: a journal is a directory, name another path")
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ignore = home / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="ascii")
-    lock = locks.FileLock(home / "queue.lock")
-    try:
-        lock.wait()
-        path = home / FILE
-        if not path.exists():
-            building = home / f".{FILE}.{os.getpid()}"
-            building.unlink(missing_ok=True)
-            os.close(os.open(building, os.O_CREAT | os.O_WRONLY, 0o600))
-            _fill(building, network=on_network(home))
-            building.rename(path)
-            fsync_directory(home)
-    finally:
-        lock.close()
-
-
-def _fill(path: Path, *, network: bool) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        connection.execute(f"PRAGMA journal_mode={'DELETE' if network else 'WAL'}")
-        connection.executescript("BEGIN;" + schema("queue.create"))
-        for key, value in (
-            ("journal", ids.new_journal_id()),
-            ("created", clock.now_us()),
-            ("generation", 1),
-        ):
-            connection.execute(query("queue.set_meta"), {"key": key, "value": value})
-        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version={FORMAT}")
-        connection.execute("COMMIT")
-    finally:
-        connection.close()
-
-
-def _checked_meta(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
-    try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID:
-            raise JournalFormatError(
-                f"{path} is a SQLite database but no journal: name another directory"
-            )
-        if version > FORMAT:
-            raise JournalFormatError(
-                f"the journal in {path.parent} has format {version} and this version of "
-                f"notebook-agents reads up to {FORMAT}: upgrade notebook-agents to open it"
-            )
-        return dict(connection.execute(query("queue.meta")).fetchall())
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise _unreadable(path, error) from error
-    except JournalFormatError:
-        connection.close()
-        raise
-
-
-def _unreadable(path: Path, error: sqlite3.DatabaseError) -> Exception:
-    if "not a database" in str(error):
-        return JournalFormatError(f"{path} is no journal ({error}): name another directory")
-    return JournalDamagedError(
-        f"{path} cannot be read ({error}): keep a copy of the directory and put {FILE} back "
-        "from a backup"
-    )
-
-
-def fsync_directory(path: Path) -> None:
-    """Have the names in a directory on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -196,13 +196,9 @@ def from_row(row: Sequence[Any]) -> Record:
     )
 
 
-def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
-    """Return a record's plain payload.
-
-    Raises:
-        SealError: The record was altered, moved from another place, or sealed with another key.
-    """
-    columns = (
+def sqlite_row(record: Record) -> tuple[Any, ...]:
+    """Return a record as SQLite stores it; all but the payload is what the seal binds."""
+    return (
         record.seq,
         record.ts,
         str(record.kind),
@@ -219,10 +215,19 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
         record.digest,
         pack_refs(record.refs),
         record.size,
+        record.payload,
     )
+
+
+def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
+    """Return a record's plain payload.
+
+    Raises:
+        SealError: The record was altered, moved from another place, or sealed with another key.
+    """
     assert record.payload is not None, "read without its payload"
     try:
-        return key.open(record.payload, _bound(journal_id, columns))
+        return key.open(record.payload, _bound(journal_id, sqlite_row(record)[:-1]))
     except SealError as error:
         raise SealError(
             f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: "

@@ -5,44 +5,54 @@ Above this module nobody knows which engine holds a record.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import os
-import sys
+import logging
 import threading
-import weakref
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from notebook_agents import faults, settings
 from notebook_agents.errors import (
     JournalBusyError,
+    JournalError,
     KeyMissingError,
-    NoJournalError,
     NotDurableError,
     SealError,
     ThreadBusyError,
     UnknownThreadError,
 )
 from notebook_agents.faults import Fault
+from notebook_agents.journal import integrity
 from notebook_agents.journal.archive import Archive
+from notebook_agents.journal.claims import busy, left_behind
+from notebook_agents.journal.follow import follow
+from notebook_agents.journal.forks import open_journals, opening
+from notebook_agents.journal.keys import Keys
+from notebook_agents.journal.leases import Leases
 from notebook_agents.journal.queue import Head, Queue
-from notebook_agents.journal.records import Draft, Record, open_payload
+from notebook_agents.journal.records import Claim, Draft, Record, open_payload
+from notebook_agents.journal.schedule import Schedule
 from notebook_agents.journal.sql import query
+from notebook_agents.journal.trimming import trim
 from notebook_agents.journal.values import Chunks
+from notebook_agents.journal.wrapped import WrappedKeys
 from notebook_agents.journal.writer import Writer
 from notebook_agents.model import Kind
-from notebook_agents.sealing import DataKey, KeyRing, load_ring, wrapped_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    import duckdb
+
     from notebook_agents.model import ThreadInfo
+    from notebook_agents.sealing import DataKey
 
 Mode = Literal["shared", "exclusive"]
 
-_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+_logger = logging.getLogger("notebook_agents.journal")
 
 
 class Journal:
@@ -56,26 +66,41 @@ class Journal:
         id: The journal's own name; every record is sealed to it.
     """
 
-    def __init__(self, home: Path, *, mode: Mode, create: bool) -> None:
+    def __init__(self, home: Path, *, mode: Mode, create: bool, scheduled: bool = True) -> None:
+        with opening:
+            self._open(home, mode=mode, create=create, scheduled=scheduled)
+
+    def _open(self, home: Path, *, mode: Mode, create: bool, scheduled: bool) -> None:
         self.home = home
         self.mode = mode
         self._queue = Queue(home, create=create)
         self.id = self._queue.journal_id
-        self._keys: dict[str, DataKey] = {}
         self._chunks: dict[str, Chunks] = {}
-        self._ring: KeyRing | None = None
+        self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
+        self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
         self._writer = Writer(
             self._queue.path,
             journal_id=self.id,
-            key=self._keys.__getitem__,
+            keys=self._keys,
             after_commit=self._after_commit,
         )
-        self._archive = Archive(self._queue, exclusive=mode == "exclusive")
+        self._wrapped = WrappedKeys(self._queue, self._writer)
+        try:
+            if self._queue.after_kill:
+                integrity.after_kill(self._queue, self.stored_key)
+            self._archive = Archive(self._queue, exclusive=mode == "exclusive")
+        except BaseException:
+            self._queue.close()
+            raise
+        self.leases = Leases(self._queue, self._writer)
         self._burst_thread: threading.Thread | None = None
+        self._backups = Schedule(home, wanted=scheduled)
         self._ingested_at = self._queue.bounds()[0]
-        self._closed = False
-        _open_journals.add(self)
+        self._closed = self._closing = False
+        self._holds = 0
+        self._holding = threading.Lock()
+        open_journals.add(self)
 
     @classmethod
     def open(
@@ -84,6 +109,7 @@ class Journal:
         mode: Mode = "shared",
         *,
         create: bool = True,
+        scheduled: bool = True,
     ) -> Journal:
         """Open the journal in a directory, or make one there.
 
@@ -93,6 +119,7 @@ class Journal:
             mode: "shared": any number of processes at once. "exclusive": this process keeps DuckDB
                 open, and no other can use the journal's history until it closes.
             create: Whether a missing journal is made.
+            scheduled: Whether backups are made when NOTEBOOK_AGENTS_BACKUP_HOURS asks for them.
 
         Raises:
             NoJournalError: There is none and `create` is false.
@@ -100,19 +127,32 @@ class Journal:
             JournalDamagedError: A file cannot be read.
             JournalBusyError: Another process has it open exclusively (mode "exclusive" only).
         """
-        return cls(settings.journal_home(path, create=create), mode=mode, create=create)
+        home = settings.journal_home(path, create=create)
+        return cls(home, mode=mode, create=create, scheduled=scheduled)
 
     # -- appending ----------------------------------------------------------------------------
 
     def append(self, drafts: Sequence[Draft], *, durable: bool) -> None:
         """Append records in order; see `Writer.append` for what `durable` means and raises."""
-        self._prepare(drafts)
-        self._writer.append(drafts, durable=durable)
+        claims = self._prepare(drafts)
+        try:
+            self._writer.append(drafts, durable=durable)
+        except ThreadBusyError as error:
+            self.leases.ask(error)
+            raise
+        if claims:
+            self.leases.look()
 
     async def append_async(self, drafts: Sequence[Draft], *, durable: bool) -> None:
         """Append without blocking the event loop."""
-        self._prepare(drafts)
-        await self._writer.append_async(drafts, durable=durable)
+        claims = self._prepare(drafts)
+        try:
+            await self._writer.append_async(drafts, durable=durable)
+        except ThreadBusyError as error:
+            self.leases.ask(error)
+            raise
+        if claims:
+            self.leases.look()
 
     def stage(self, drafts: Sequence[Draft]) -> None:
         """Have records written before whatever this process appends next."""
@@ -138,12 +178,20 @@ class Journal:
         """The threads that this process drives now."""
         return self._writer.driving
 
+    def left_behind(self, head: Head) -> bool:
+        """Whether a thread's claim is this process's own, and nothing here drives it any more."""
+        return left_behind(head, self._writer.driven_here())
+
     # -- reading ------------------------------------------------------------------------------
 
     def threads(self) -> list[ThreadInfo]:
         """Return every thread, the one with the newest record first; never opens DuckDB."""
+        return [head.info() for head in self.heads()]
+
+    def heads(self) -> list[Head]:
+        """Return every thread's head, the one with the newest record first."""
         self._check_open()
-        return [head.info() for head in self._queue.heads()]
+        return self._queue.heads()
 
     def thread(self, name: str) -> ThreadInfo:
         """Return one thread.
@@ -162,7 +210,14 @@ class Journal:
     def head(self, thread: str) -> Head | None:
         """Return a thread's head, or None."""
         self._check_open()
-        return self._queue.head(thread)
+        head = self._queue.head(thread)
+        if head is None or self._born.get(thread) != head.first_seq:
+            scope = thread if head is None else head.scope
+            if scope in self._keys:  # another process may have deleted the thread
+                self._keys.check(scope, self._queue.key(scope))
+            if head is not None:
+                self._born[thread] = head.first_seq
+        return head
 
     def select(
         self,
@@ -174,18 +229,20 @@ class Journal:
         ref: str | None = None,
         step: str | None = None,
         name: str | None = None,
+        since: int = 0,
     ) -> list[Record]:
         """Return matching records in order, without payloads: queue and DuckDB together.
 
-        Of a thread only what came after its deletion is returned.
+        Of a thread only what came after its deletion is returned, and of all only what came after
+        record `since`. DuckDB is not opened if that is in the queue.
         """
         self._check_open()
-        after = 0
+        after = since
         if thread is not None:
             head = self.head(thread)
             if head is None:
                 return []
-            after = head.first_seq - 1
+            after = max(since, head.first_seq - 1)
         filters = {
             "after": after,
             "thread": thread,
@@ -200,6 +257,43 @@ class Journal:
         if first <= after + 1:
             return recent
         return [*self._archive.select(before=first, **filters), *recent]
+
+    def newest(self) -> int:
+        """Return the number of the newest record; 0 where there is none."""
+        self._check_open()
+        return self._queue.bounds()[1]
+
+    def version(self) -> tuple[int, int]:
+        """Return what changes when anything is committed, by whichever process."""
+        self._check_open()
+        return self._queue.version()
+
+    def follow(
+        self,
+        since: int | None = None,
+        *,
+        thread: str | None = None,
+        seconds: float | timedelta | None = None,
+    ) -> Iterator[Record]:
+        """Yield records as they are committed, by whichever process; within a tenth of a second.
+
+        They have no payloads; `payload(record.seq)` opens one. DuckDB is opened only for what has
+        left the queue already.
+
+        Args:
+            since: The number of the record behind which to begin; None: only what comes from now.
+            thread: Whose; None for all threads.
+            seconds: When to end if nothing more comes; None is never. From the call on.
+
+        Yields:
+            The records, in order, none twice and none left out.
+
+        Raises:
+            NotDurableError: The journal was closed.
+        """
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
+        yield from follow(self, since, thread, seconds)
 
     def payloads(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the opened payloads of the numbered records; those that are nowhere are left out.
@@ -216,12 +310,18 @@ class Journal:
         older = [seq for seq in seqs if seq not in found and seq < first]
         if older:
             records.extend(self._archive.by_seq(older))
-        return {
-            record.seq: open_payload(
-                record, journal_id=self.id, key=self.data_key(record.scope, create=False)
-            )
-            for record in records
-        }
+        return {record.seq: self._opened(record) for record in records}
+
+    def _opened(self, record: Record) -> bytes:
+        key = self.data_key(record.scope, create=False)
+        try:
+            return open_payload(record, journal_id=self.id, key=key)
+        except SealError:
+            if self._keys.check(record.scope, self._queue.key(record.scope)):
+                raise
+            # The thread was deleted and made anew by another process: it has another key now.
+            key = self.data_key(record.scope, create=False)
+            return open_payload(record, journal_id=self.id, key=key)
 
     def reading(self) -> AbstractContextManager[None]:
         """Let the reads in the block share one burst, if they need one at all."""
@@ -264,43 +364,28 @@ class Journal:
             KeyMissingError: The master key that wraps it is not here, or the key was deleted.
         """
         with self._keys_lock:
-            key = self._keys.get(scope)
-            if key is None:
-                key = self._keys[scope] = self._load_key(scope, create=create)
-            return key
+            known = self._keys.get(scope)
+            return known or self._keys.add(scope, *self._wrapped.load(scope, create=create))
 
     def wrapped_key(self, scope: str) -> bytes | None:
         """Return a scope's data key as it is stored, or None where it was deleted or never made."""
         return self._queue.key(scope)
 
-    def _load_key(self, scope: str, *, create: bool) -> DataKey:
-        context = f"{self.id}\0{scope}".encode()
-        wrapped = self._queue.key(scope)
-        other = wrapped or self._queue.any_key()
-        if self._ring is None:
-            self._ring = load_ring(create=other is None)
-            if self._ring.created_at is not None:
-                sys.stderr.write(
-                    f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy\n"
-                )
-        if wrapped is None:
-            if not create:
-                raise KeyMissingError(
-                    f"the key of thread {scope!r} was deleted from {self.home}: its contents "
-                    "cannot be read any more"
-                )
-            if other is not None:
-                self._ring.get(wrapped_by(other))  # a journal keeps to the keys it has
-            fresh = self._ring.current.wrap(os.urandom(32), context)
-            self._writer.execute(query("queue.add_key"), {"scope": scope, "wrapped": fresh})
-            wrapped = self._queue.key(scope)
-            assert wrapped is not None
-        return DataKey(self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context))
+    def stored_key(self, scope: str) -> DataKey:
+        """Return a scope's key where there is one, and make none."""
+        if self._queue.key(scope) is None:
+            raise KeyMissingError(f"there is no key of {scope!r}: its contents were deleted")
+        return self.data_key(scope, create=False)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, or belongs to the parent of this process."""
-        return self._closed
+        return self._closed or self._closing
+
+    @property
+    def queue(self) -> Queue:
+        """The SQLite side, for checks."""
+        return self._queue
 
     # -- DuckDB -------------------------------------------------------------------------------
 
@@ -309,13 +394,24 @@ class Journal:
         self._check_open()
         self._writer.flush(durable=True)
         newest = self._archive.ingest()
-        self._writer.execute(query("queue.trim"), {"upto": newest})
+        trim(self._writer, self._queue, newest)
         faults.hit(Fault.INGEST_TRIMMED)
         self._writer.vacuum()
         self._ingested_at = newest
         return newest
 
+    def burst(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open DuckDB's file as it is, for whoever copies or examines it."""
+        self._check_open()
+        return self._archive.burst()
+
+    @property
+    def generation(self) -> int:
+        """The number of DuckDB's file."""
+        return self._queue.generation()
+
     def _after_commit(self, last: int) -> None:
+        self._backups.after_commit(last)
         grown = last - self._ingested_at
         if grown < settings.INGEST_RECORDS and (
             grown % 64 or self._queue.backlog_bytes() < settings.INGEST_BYTES
@@ -333,22 +429,53 @@ class Journal:
             self.ingest()
         except (JournalBusyError, NotDurableError):
             return  # another process has DuckDB, or this journal was closed; the queue keeps them
+        except JournalError as error:  # whoever asks for the history is told so too
+            _logger.warning("records stay in the queue of %s: %s", self.home, error)
 
     # -- closing, forking ---------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write what is staged, wait for a burst, close both files."""
+        """Write what is staged, wait for a burst, close both files.
+
+        Where steps of a run that was left by Ctrl-C still run in this process, the last of them
+        closes: what they return is recorded.
+        """
+        with self._holding:
+            self._closing = True
+            if self._holds:
+                return
+        self._close()
+
+    def hold(self) -> None:
+        """Have `close` put off until `let_go`."""
+        with self._holding:
+            self._holds += 1
+
+    def let_go(self) -> None:
+        """Undo a `hold`, and close if that was asked for in the meantime."""
+        with self._holding:
+            self._holds -= 1
+            last = self._closing and not self._holds
+        if last:
+            self._close()
+
+    def _close(self) -> None:
         if self._closed:
             return
+        self.leases.close()
         if self._burst_thread is not None and self._burst_thread is not threading.current_thread():
             self._burst_thread.join()
+        self._backups.wait()
         self._closed = True
-        _open_journals.discard(self)
+        last = 0
         try:
             self._writer.close()
+            _, last = self._queue.bounds()
         finally:
             self._archive.close()
             self._queue.close()
+            open_journals.discard(self)
+        self._backups.at_close(last)
 
     def at_rest(self, thread: str, *, then: str) -> Head | None:
         """Return the head of a thread that nobody drives; None where there is no such thread.
@@ -362,10 +489,9 @@ class Journal:
         """
         head = self.head(thread)
         if head is not None and head.driven:
-            raise ThreadBusyError(
-                f"thread {thread!r} is being driven by process "
-                f"{head.driver.pid if head.driver else '?'}: stop it there, then {then}"
-            )
+            error = busy(head, f"stop it there, then {then}")
+            self.leases.ask(error)
+            raise error
         return head
 
     def delete_thread(self, thread: str) -> None:
@@ -380,15 +506,15 @@ class Journal:
         head = self.at_rest(thread, then="delete the thread")
         if head is None:
             return
-        self.append(
-            [Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, token=None)], durable=True
-        )
-        self._writer.execute(query("queue.forget_thread"), {"thread": thread})
+        # Whoever takes the thread between the look and this is not overrun: it is a claim too.
+        claim = Claim(agent=head.agent or "", run=head.run, session=head.session, notebook=None)
+        gone = Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, claim=claim)
+        self.append([gone], durable=True)
+        self._writer.driving.discard(thread)
         with self._keys_lock:
             self._chunks.pop(head.scope, None)
-            self._writer.execute(query("queue.delete_key"), {"scope": head.scope})
-            if self.wrapped_key(head.scope) is None:
-                self._keys.pop(head.scope, None)
+            self._keys.check(head.scope, self.wrapped_key(head.scope))
+            self._wrapped.forget_copy(head.scope)
 
     def __enter__(self) -> Self:
         return self
@@ -408,12 +534,20 @@ class Journal:
     def _has(self, scope: str) -> bool:
         return self._queue.scope_users(scope) > 0
 
-    def _prepare(self, drafts: Sequence[Draft]) -> None:
-        """Have the data keys at hand: making one is a transaction of its own."""
+    def _prepare(self, drafts: Sequence[Draft]) -> bool:
+        """Have the data keys at hand: making one is a transaction of its own.
+
+        Returns:
+            Whether a draft claims its thread.
+        """
         self._check_open()
+        claims = False
         for draft in drafts:
             if draft.scope not in self._keys:
-                self.data_key(draft.scope)
+                self.data_key(draft.scope, create=draft.scope == draft.thread)
+            if draft.claim is not None:
+                claims = True
+        return claims
 
     def _check_open(self) -> None:
         if self._closed:
@@ -421,57 +555,20 @@ class Journal:
                 f"the journal in {self.home} is closed: open it again with Journal.open()"
             )
 
-    def _abandon(self) -> None:
-        """In a forked child: leave the parent's connections alone, take new ones when needed."""
-        for kept in (
-            *self._writer.abandon(),
-            *self._archive.abandon(),
-            *self._queue.abandon(),
-        ):
+    def _renew(self) -> None:
+        """In a forked child: have locks, threads and connections of its own."""
+        left = not self._writer.resting
+        self._writer.renew()
+        self._queue.renew()
+        for kept in self._archive.abandon():
             # One reference too many, so that nothing closes it when the child's interpreter goes.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         self._keys_lock = threading.RLock()
         self._chunks = {}  # some of them are the parent's to commit
+        self._holding, self._holds = threading.Lock(), 0
         self._burst_thread = None
-        if self.mode == "exclusive":
-            self._closed = True  # DuckDB belongs to the parent for as long as it lives
-            return
-        try:
-            self._queue = Queue(self.home, create=False)
-        except NoJournalError:
-            self._closed = True
-            return
+        self._backups = Schedule(self.home, wanted=False)
+        # DuckDB belongs to the parent for as long as it lives; so does what could not be closed.
+        self._closed = self._closed or self.mode == "exclusive" or left
         self._archive = Archive(self._queue, exclusive=False)
-
-
-def _before_fork() -> None:
-    """Wait for the end of a commit and of a burst: no child is born in the middle of one."""
-    for journal in list(_open_journals):
-        journal._archive.bursting.acquire()
-        journal._writer.leading.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    for journal in list(_open_journals):
-        journal._writer.leading.release()
-        journal._archive.bursting.release()
-
-
-def _after_fork_in_child() -> None:
-    for journal in list(_open_journals):
-        journal._abandon()
-
-
-def _close_all() -> None:
-    for journal in list(_open_journals):
-        journal.close()
-
-
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
-# Not a `with` around anything: a kernel has no end that it could be put around. DuckDB aborts the
-# process if a thread is busy in it when the interpreter goes, so bursts are joined first.
-atexit.register(_close_all)
+        self.leases = Leases(self._queue, self._writer)

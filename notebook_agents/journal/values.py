@@ -12,6 +12,7 @@ element that was changed in place gives other bytes, hence another chunk, and is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ormsgpack
@@ -33,6 +34,7 @@ WHOLE_UP_TO = 4096
 """Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
 every record that refers to it."""
 _ATOMS = frozenset({str, int, float, bool, type(None)})  # their size shows
+_FEW, _SHORT = 8, 64  # elements and characters of what is surely serialised whole
 _DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
 
 LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN = range(10)
@@ -116,6 +118,11 @@ class Encoder:
             if kind is list and value:
                 return self._list(value, what, depth)
             if kind is dict and value and all(type(key) is str for key in value):
+                if _looks_small(value):
+                    with suppress(ValueNotKeptError):  # taken apart, what cannot be kept is named
+                        tag, data = self._codec.dumps(value, what)
+                        if len(data) < CHUNK_FROM:
+                            return self.leaf(tag, data)
                 nodes = [
                     self._node(item, f"{what}[{key!r}]", depth + 1) for key, item in value.items()
                 ]
@@ -236,6 +243,23 @@ class Encoder:
             else:
                 stored.append(node)
         return stored
+
+
+def _looks_small(value: dict[str, Any]) -> bool:
+    """Whether a dict is so small and plain that serialising it whole settles it."""
+    return len(value) <= _FEW and all(
+        _is_short(item)
+        or (type(item) is list and len(item) <= 2 and all(map(_is_short, item)))  # an update
+        or (type(item) is dict and not item)
+        for item in value.values()
+    )
+
+
+def _is_short(value: Any) -> bool:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value) <= _SHORT
+    return kind in _ATOMS
 
 
 def spread(nodes: Sequence[Any]) -> list[Any]:

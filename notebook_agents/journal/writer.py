@@ -15,40 +15,36 @@ committed before it.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
+import weakref
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, faults
-from notebook_agents.errors import (
-    FencedError,
-    JournalWriteError,
-    NotDurableError,
-    ThreadBusyError,
-)
+from notebook_agents.errors import FencedError, JournalWriteError, NotDurableError
 from notebook_agents.faults import Fault
-from notebook_agents.journal import locks
+from notebook_agents.journal import claims, locks
+from notebook_agents.journal.failures import unknown_error, unsynced_error, write_error
 from notebook_agents.journal.log import Log
-from notebook_agents.journal.queue import Head, connect
-from notebook_agents.journal.records import Claim, Draft, seal
+from notebook_agents.journal.queue_file import connect, pages_in_use
+from notebook_agents.journal.records import Draft, seal
 from notebook_agents.journal.sql import query
+from notebook_agents.journal.sums import Place, added, count
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from notebook_agents.sealing import DataKey
+    from notebook_agents.journal.keys import Keys
 
 
 # Looking a member up in an enumeration takes longer than the comparison.
-_INTENDED, _RETURNED = Kind.STEP_INTENDED, Kind.STEP_RETURNED
-_STARTED, _FINISHED, _CHUNK = Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.CHUNK
+_FINISHED, _CHUNK, _DELETION = Kind.RUN_FINISHED, Kind.CHUNK, Kind.DELETION
 
-_Place = tuple[str, int | None]
-"""A thread and the token of who writes to it."""
+_VACUUM_PAGES = 1_000
+"""What is copied while nobody else can write: 1,000 pages of 512 bytes take 10 ms."""
 
 
 class _Ticket:
@@ -76,6 +72,10 @@ class _Ticket:
         self.done, self.error, self.commit = True, error, commit
 
 
+_writers: weakref.WeakValueDictionary[int, Writer] = weakref.WeakValueDictionary()
+"""Those that are open in this process: a claim of its own that is with none of them is stale."""
+
+
 class _Refused(Exception):  # noqa: N818 - never leaves this module
     """Some tickets must not be written; the transaction starts again without them."""
 
@@ -88,12 +88,12 @@ class Writer:
         path: Path,
         *,
         journal_id: str,
-        key: Callable[[str], DataKey],
+        keys: Keys,
         after_commit: Callable[[int], None],
     ) -> None:
         self._path = path
         self._journal_id = journal_id
-        self._key = key
+        self._keys = keys
         self._after_commit = after_commit
         self._file_lock = locks.FileLock(path.with_name("queue.lock"))
         self.leading = threading.RLock()
@@ -105,13 +105,15 @@ class Writer:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._broken = False  # nobody can say whether the last transaction is in the file
         self._newest: tuple[Any, ...] = ()
         self._numbered: list[Draft] = []
-        self._untold: dict[_Place, dict[str, Any]] = {}  # counts that no head has yet
-        self._after: dict[_Place, dict[str, Any]] = {}  # the same, once the transaction commits
+        self._untold: dict[Place, dict[str, Any]] = {}  # counts that no head has yet
+        self._after: dict[Place, dict[str, Any]] = {}  # the same, once the transaction commits
         self._parents: set[str] = set()  # threads that the process this one was forked from drives
         self.driving: set[str] = set()
-        """Threads that this process drives now; a claim of its own that is not here is stale."""
+        """Threads that this process drives now, through this journal."""
+        _writers[id(self)] = self
 
     # -- what callers use ---------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class Writer:
             JournalWriteError: The disk is full or fails; nothing of `drafts` is written.
         """
         self._refuse_parents(drafts)
+        self._refuse_unsynced(durable=durable)
         ticket = _Ticket(drafts, durable=durable)
         with self._lock:
             self._waiting.append(ticket)
@@ -142,6 +145,8 @@ class Writer:
                 self._lead()
         if ticket.error is not None:
             raise ticket.error
+        if not ticket.done:  # whoever led was cut off before it knew
+            raise unknown_error(self._path)
         if durable:
             self._sync(ticket.commit)
 
@@ -162,6 +167,7 @@ class Writer:
                 loop.call_soon_threadsafe(settle)
 
         self._refuse_parents(drafts)
+        self._refuse_unsynced(durable=durable)
         ticket = _Ticket(drafts, durable=durable, wake=wake)
         with self._lock:
             self._waiting.append(ticket)
@@ -179,7 +185,7 @@ class Writer:
         if self._waiting or durable:
             self.append((), durable=durable)
 
-    def execute(self, statement: str, parameters: dict[str, Any]) -> None:
+    def execute(self, statement: str, parameters: dict[str, Any], *, durable: bool = True) -> None:
         """Run one small statement in a transaction of its own."""
         with self.leading:
             try:
@@ -187,41 +193,75 @@ class Writer:
                 connection, log = self._usable()
                 connection.execute(statement, parameters)
                 commit = log.committed()
+            except (sqlite3.Error, OSError) as error:
+                raise write_error(error, self._path) from error
             finally:
                 self._file_lock.release()
-        self._sync(commit)
+        if durable:
+            self._sync(commit)
 
     def vacuum(self) -> None:
-        """Give the pages that trimming freed back to the file system."""
+        """Give the pages that trimming freed back to the file system, if little is left."""
         with self.leading:
             try:
                 self._file_lock.wait()
                 connection, log = self._usable()
-                connection.execute("VACUUM")  # little is left after a trim, so this is quick
-                log.cut()
+                if pages_in_use(connection) <= _VACUUM_PAGES:
+                    connection.execute("VACUUM")
+                    log.cut()
+            except sqlite3.OperationalError:
+                pass  # there is no room to make room; the next time will do
             finally:
                 self._file_lock.release()
+
+    def driven_here(self) -> set[str]:
+        """Return the threads that this process drives, through whichever opening of the journal."""
+        driving = set[str]()
+        for writer in (reference() for reference in _writers.valuerefs()):
+            if writer is not None and writer._journal_id == self._journal_id:
+                driving |= writer.driving
+        return driving
 
     def close(self) -> None:
         """Write what is staged and close."""
         if self._closed:
             return
         try:
-            self.flush(durable=True)
+            if self._waiting or self._connection is not None:  # else nothing was written
+                self.flush(durable=True)
         finally:
             self._closed = True
+            _writers.pop(id(self), None)
             self._wake.put(None)
             if self._thread is not None:
                 self._thread.join()
-            if self._connection is not None and self._log is not None:
-                self._log.close()
-                self._connection.close()
+            with self.leading:
+                connection, log = self._connection, self._log
+                self._connection = self._log = None
+            if connection is not None and log is not None:
+                log.close()
+                connection.close()
             self._file_lock.close()
 
-    def abandon(self) -> list[Any]:
-        """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
-        kept = [self._connection, self._log]
+    def rest(self) -> None:
+        """Close the connection until it is needed again; the caller leads."""
+        connection, log = self._connection, self._log
+        if connection is None or log is None or connection.in_transaction:
+            return
+        try:
+            log.close()
+        except OSError:
+            return  # whoever waits for that sync is told; the connection stays
         self._connection = self._log = None
+        connection.close()
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has no connection."""
+        return self._connection is None
+
+    def renew(self) -> None:
+        """Be usable in a forked child: forget what its parent's threads had under way."""
         self._parents |= self.driving
         self._untold = {}
         self.driving = set()
@@ -231,7 +271,6 @@ class Writer:
         self._wake = SimpleQueue()
         self._thread = None
         self._file_lock = locks.FileLock(self._path.with_name("queue.lock"))
-        return kept
 
     def _refuse_parents(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
@@ -242,6 +281,10 @@ class Writer:
                 )
             if draft.claim is not None:
                 self._parents.discard(draft.thread)
+
+    def _refuse_unsynced(self, *, durable: bool) -> None:
+        if durable and self._log is not None and self._log.lost is not None:
+            raise unsynced_error(self._log.lost, self._path)
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -276,14 +319,18 @@ class Writer:
         try:
             log.sync(commit)
         except OSError as error:
-            raise _as_write_error(error, self._path) from error
+            raise unsynced_error(error, self._path) from error
 
     def _usable(self) -> tuple[sqlite3.Connection, Log]:
         if self._closed:
             raise NotDurableError("this journal is closed: open it again with Journal.open()")
+        if self._broken:
+            raise unknown_error(self._path)
         if self._connection is None or self._log is None:  # at first, and after a fork
             self._connection = connect(self._path)
             self._log = Log(self._connection, self._path.with_name(self._path.name + "-wal"))
+        if self._log.lost is not None:
+            self._connection.execute("PRAGMA wal_autocheckpoint=0")
         if self._connection.in_transaction:  # a signal's handler raised in the middle of one
             self._connection.execute("ROLLBACK")
         return self._connection, self._log
@@ -334,24 +381,25 @@ class Writer:
                     self._undo_numbers()
                 raise
             self._untold = self._after
-            commit = log.committed()
+            commit = log.committed(last)
         finally:
             self._file_lock.release()
         faults.hit(Fault.COMMIT_AFTER)
         return last, commit
 
     def _write(self, connection: sqlite3.Connection, batch: list[_Ticket], *, durable: bool) -> int:
-        seq = int(connection.execute(query("queue.last_seq")).fetchone()[0])
+        seq, deleted = connection.execute(query("queue.last_seq")).fetchone()
+        if self._keys.refuse(connection, deleted, batch):
+            raise _Refused
         ts = clock.now_us()
         finished: list[Draft] = []
         rows: list[tuple[Any, ...]] = []
-        touched: dict[_Place, dict[str, Any]] = {}
+        touched: dict[Place, dict[str, Any]] = {}
         for ticket in batch:
             for draft in ticket.drafts:
                 if draft.claim is not None:
-                    following = seq + len(rows) + 1
-                    self._claim(connection, ticket, draft, draft.claim, seq=following, ts=ts)
-                elif draft.kind is _FINISHED:
+                    self._claim(connection, ticket, draft, seq=seq + len(rows) + 1, ts=ts)
+                if draft.kind is _FINISHED or (draft.kind is _DELETION and draft.claim is not None):
                     finished.append(draft)
                 self._number(draft, rows, touched, seq, ts)
         connection.executemany(query("queue.append"), rows)
@@ -359,16 +407,37 @@ class Writer:
             self._newest = rows[-1]
         self._tell_heads(connection, batch, touched, durable=durable)
         for draft in finished:
-            connection.execute(
-                query("queue.release_thread"), {"thread": draft.thread, "token": draft.token}
-            )
-        return seq + len(rows)
+            if draft.kind is _DELETION:
+                claims.forget(connection, draft)
+            else:
+                connection.execute(
+                    query("queue.release_thread"), {"thread": draft.thread, "token": draft.token}
+                )
+        return int(seq) + len(rows)
+
+    def _claim(
+        self,
+        connection: sqlite3.Connection,
+        ticket: _Ticket,
+        draft: Draft,
+        *,
+        seq: int,
+        ts: int,
+    ) -> None:
+        assert draft.claim is not None
+        error = claims.take(
+            connection, draft, draft.claim, seq=seq, ts=ts, driving=self.driven_here()
+        )
+        if error is not None:
+            ticket.finish(error)
+            raise _Refused
+        self.driving.add(draft.thread)
 
     def _number(
         self,
         draft: Draft,
         rows: list[tuple[Any, ...]],
-        touched: dict[_Place, dict[str, Any]],
+        touched: dict[Place, dict[str, Any]],
         last: int,
         ts: int,
     ) -> None:
@@ -385,10 +454,10 @@ class Writer:
                 self._number(ref, rows, touched, last, ts)
         draft.seq = last + len(rows) + 1
         self._numbered.append(draft)
-        key = self._key(draft.scope)
+        key = self._keys[draft.scope]
         at = draft.ts or ts
         rows.append(seal(draft, seq=draft.seq, ts=at, journal_id=self._journal_id, key=key))
-        _count(touched, draft, ts)
+        count(touched, draft, ts)
 
     def _undo_numbers(self) -> None:
         """Take back the numbers of a transaction that is not in the file."""
@@ -400,7 +469,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         batch: list[_Ticket],
-        touched: dict[_Place, dict[str, Any]],
+        touched: dict[Place, dict[str, Any]],
         *,
         durable: bool,
     ) -> None:
@@ -410,9 +479,9 @@ class Writer:
         counts, a fifth of what a step writes to the log. Its driver's token is compared all the
         same.
         """
-        later: dict[_Place, dict[str, Any]] = {}
+        later: dict[Place, dict[str, Any]] = {}
         for place, values in touched.items():
-            sums = _added(self._untold.get(place), values)
+            sums = added(self._untold.get(place), values)
             if durable or values["token"] is None or values["status"] is not None:
                 told = connection.execute(query("queue.touch_thread"), sums).rowcount == 1
             else:
@@ -436,16 +505,12 @@ class Writer:
         self, connection: sqlite3.Connection, batch: list[_Ticket], values: dict[str, Any]
     ) -> None:
         thread, token = values["thread"], values["token"]
-        row = connection.execute(query("queue.thread"), {"thread": thread}).fetchone()
-        if row is None and token is None:
+        head = claims.head_of(connection, thread)
+        if head is None and token is None:
             connection.execute(query("queue.add_thread"), {**values, "seq": values["first"]})
             connection.execute(query("queue.touch_thread"), values)
             return
-        by = "it was deleted" if row is None else _describe(Head(row))
-        fenced = FencedError(
-            f"this process no longer drives thread {thread!r} ({by}): nothing it does from now on "
-            "is recorded, stop it and look at the other one"
-        )
+        fenced = claims.fenced(thread, head)
         refused = [
             ticket
             for ticket in batch
@@ -457,58 +522,6 @@ class Writer:
             ticket.finish(fenced)
         raise _Refused
 
-    def _claim(
-        self,
-        connection: sqlite3.Connection,
-        ticket: _Ticket,
-        draft: Draft,
-        claim: Claim,
-        *,
-        seq: int,
-        ts: int,
-    ) -> None:
-        row = connection.execute(query("queue.thread"), {"thread": draft.thread}).fetchone()
-        if row is None:
-            connection.execute(
-                query("queue.add_thread"),
-                {"thread": draft.thread, "scope": draft.scope, "seq": seq, "ts": ts},
-            )
-        elif claim.fresh or (Head(row).driven and not self._stale(Head(row))):
-            ticket.finish(
-                ThreadBusyError(
-                    f"thread {draft.thread!r} is being driven by {_describe(Head(row))}: wait for "
-                    "it, stop it there, or use another thread"
-                )
-            )
-            raise _Refused
-        connection.execute(
-            query("queue.claim_thread"),
-            {
-                "thread": draft.thread,
-                "agent": claim.agent,
-                "run": claim.run,
-                "session": claim.session,
-                "notebook": claim.notebook,
-                "pid": os.getpid(),
-                "host": locks.host_name(),
-                "boot": locks.boot_id(),
-                "started": locks.process_started(os.getpid()),
-                "ts": ts,
-            },
-        )
-        claim.token = 1 if row is None else Head(row).token + 1
-        self.driving.add(draft.thread)
-
-    def _stale(self, head: Head) -> bool:
-        """Whether a claim is this process's own, left behind by a run that was cut off."""
-        driver = head.driver
-        return (
-            driver is not None
-            and driver.pid == os.getpid()
-            and driver.host == locks.host_name()
-            and head.thread not in self.driving
-        )
-
     def _settle(self, batch: list[_Ticket], error: BaseException) -> None:
         """After a failure: tell every caller what became of its drafts.
 
@@ -516,8 +529,15 @@ class Writer:
         there or they are not.
         """
         waiting = [ticket for ticket in batch if not ticket.done]
-        if self._landed():
-            commit = self._usable()[1].committed()  # it may not have been counted
+        try:
+            landed = self._landed()
+        except (sqlite3.Error, OSError):
+            self._broken = True
+            for ticket in waiting:
+                ticket.finish(unknown_error(self._path))
+            return
+        if landed:
+            commit = self._usable()[1].committed(self._newest[0])  # it may not have been counted
             for ticket in waiting:
                 ticket.finish(commit=commit)
             return
@@ -527,7 +547,7 @@ class Writer:
                 if draft.claim is not None:
                     self.driving.discard(draft.thread)
             if not ticket.staged:
-                ticket.finish(_as_write_error(error, self._path))
+                ticket.finish(write_error(error, self._path))
         with self._lock:
             self._waiting = [*(t for t in waiting if t.staged), *self._waiting]
 
@@ -540,57 +560,3 @@ class Writer:
             "SELECT payload FROM records WHERE seq = ?", (self._newest[0],)
         ).fetchone()
         return row is not None and row[0] == self._newest[-1]  # no two seals are alike
-
-
-def _count(touched: dict[_Place, dict[str, Any]], draft: Draft, ts: int) -> None:
-    """Add a draft to what its thread's head is told."""
-    values = touched.get((draft.thread, draft.token))
-    if values is None:
-        values = touched[(draft.thread, draft.token)] = {
-            "thread": draft.thread,
-            "scope": draft.scope,
-            "token": draft.token,
-            "first": draft.seq,
-            "ts": ts,
-            "records": 0,
-            "intended": 0,
-            "returned": 0,
-            "status": None,
-        }
-    values["seq"] = draft.seq
-    values["records"] += 1
-    if draft.kind is _INTENDED:
-        values["intended"] += 1
-    elif draft.kind is _RETURNED:
-        values["returned"] += 1
-    elif draft.kind is _FINISHED:
-        values["status"] = draft.name
-    elif draft.kind is _STARTED and draft.attempt == 1:  # the head has the newest run's counts
-        values["intended"] = values["returned"] = 0
-
-
-def _added(before: dict[str, Any] | None, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a thread's counts with those that its head was not told yet."""
-    if before is None:
-        return values
-    sums = {name: before[name] + values[name] for name in ("records", "intended", "returned")}
-    return {**values, **sums}
-
-
-def _describe(head: Head) -> str:
-    driver = head.driver
-    if driver is None:
-        return "nobody now"
-    where = f" in {driver.notebook}" if driver.notebook else ""
-    return (
-        f"process {driver.pid} on {driver.host}{where} since {driver.since:%Y-%m-%d %H:%M:%S} UTC"
-    )
-
-
-def _as_write_error(error: BaseException, path: Path) -> BaseException:
-    if isinstance(error, sqlite3.Error | OSError):
-        return JournalWriteError(
-            f"the journal in {path.parent} could not be written ({error}): nothing of this step "
-            "was recorded; free some space or mend the disk, then resume"
-        )
-    return error

@@ -11,7 +11,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import DecisionError, ThreadBusyError
+from notebook_agents.errors import DecisionError
 from notebook_agents.journal import Claim
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus, Said
@@ -40,15 +40,9 @@ def decide(journal: Journal, thread: str, step: str | None, answer: Answer, *, c
         DecisionError: There is no such step, or it is not in doubt.
         ValueNotKeptError: The result cannot be kept.
     """
-    info = journal.thread(thread)
-    head = journal.head(thread)
+    journal.thread(thread)
+    head = journal.at_rest(thread, then="say it, unless it settled the doubt itself")
     assert head is not None
-    if head.driven:
-        assert info.driver is not None
-        raise ThreadBusyError(
-            f"thread {thread!r} is being driven by process {info.driver.pid} on "
-            f"{info.driver.host}, which may settle the doubt itself: wait for it or stop it there"
-        )
     driver = RunDriver(
         journal,
         thread=thread,
@@ -56,7 +50,7 @@ def decide(journal: Journal, thread: str, step: str | None, answer: Answer, *, c
         number=head.run,
         # Under the token of the driver that is gone: whoever takes the thread in between wins.
         claim=Claim(
-            agent=info.agent or "",
+            agent=head.agent or "",
             run=head.run,
             session=head.session,
             notebook=None,

@@ -98,8 +98,12 @@ class Attempt:
     """Model calls inside it that have no reply yet, by name and digest."""
     under_way: set[Any] = field(default_factory=set)
     """Futures of the tool calls inside it that run on an event loop now."""
+    raised: list[Exception] = field(default_factory=list)
+    """What those raised, the first of them first."""
     counted: dict[int, object] = field(default_factory=dict)
     """Replies whose usage is recorded, by identity; held, so that no other object has it."""
+    task: str | None = None
+    """LangGraph's task, where this is a conditional edge's choice."""
     late: bool = False
     """It was given up, or a newer attempt began: what it returns is not used."""
 
@@ -163,10 +167,13 @@ class RunDriver:
         self.claim = claim
         self.codec = codec
         self.cancelled = False
+        self.stopped = False  # like a wish to stop, of this run alone
+        self.under_way: dict[int, Attempt] = {}  # what runs in this process now
         self.origins = origins
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}
         self._waiting: set[str] = set()
+        self._quiet: dict[str, Attempt] = {}
         self._lock = threading.RLock()
 
     # -- what happened before -----------------------------------------------------------------
@@ -200,8 +207,10 @@ class RunDriver:
             step.suspended = record.kind is Kind.STEP_SUSPENDED
             step.proof = Proof(record.ref) if step.failed and record.ref else None
             step.answers -= step.proof is Proof.ANSWER_REFUSED
-            for call in self._children.get(step.id, ()) if step.failed else ():
-                call.went_on = False  # the step ended with an error: its calls are made again
+            for call in self._children.get(step.id, ()):
+                # A step that ended with an error makes its calls again. One that asks a person has
+                # gone past their errors, and may ask because of them.
+                call.went_on = step.suspended and call.failed is not None
 
     def step(self, step_id: str, *, name: str, parent: str | None, ns: str) -> StepState:
         """Return the state of a step, new or known."""
@@ -233,6 +242,11 @@ class RunDriver:
         own = ids.call_step_id(outer.id, name, digest, ordinal)
         was = tuple(ids.call_step_id(id_, name, digest, ordinal) for id_ in outer.was)
         return self._kept(own, was, name=name, parent=outer.id, ns=outer.ns)
+
+    def known_node(self, task: str, name: str) -> StepState | None:
+        """Return the step that a node was as LangGraph's `task`, or None if there is none."""
+        names = (ids.node_step_id(thread, task, name) for thread in (self.thread, *self.origins))
+        return next((self._steps[one] for one in names if one in self._steps), None)
 
     def route_step(self, task: str, place: str, *, name: str, ns: str) -> StepState:
         """Return what stands for a conditional edge at `place` of LangGraph's `task`."""
@@ -273,11 +287,9 @@ class RunDriver:
         Raises:
             ValueNotKeptError: It cannot be rebuilt in this process.
         """
-        if not step.has_value:
-            assert isinstance(step.returned, Record)
-            step.value, step.has_value = self.decode(step.returned), True
+        value = self._value(step)
         self.tell(step, "replayed")
-        return step.value
+        return value
 
     def returned_since(self, seq: int) -> list[Any]:
         """Return what the steps gave that returned behind a record."""
@@ -286,11 +298,11 @@ class RunDriver:
             for step in self._steps.values()
             if step.returned is not None and step.returned.seq > seq
         ]
-        for step in behind:
-            if not step.has_value:
-                assert isinstance(step.returned, Record)
-                step.value, step.has_value = self.decode(step.returned), True
-        return [step.value for step in behind]
+        return [self._value(step) for step in behind]
+
+    def _value(self, step: StepState) -> Any:
+        assert step.returned is not None
+        return step.value if step.has_value else self.decode(step.returned)
 
     def error(self, step: StepState) -> BaseException:
         """Return the recorded error of a step, or one that stands for it."""
@@ -331,7 +343,12 @@ class RunDriver:
 
     def taken(self, parent: str) -> set[str]:
         """Return the places inside a step that its calls which returned had taken."""
-        returned = [step.returned for step in self._children.get(parent, ()) if step.returned]
+        return self.took(*self._children.get(parent, ()))
+
+    @staticmethod
+    def took(*steps: StepState) -> set[str]:
+        """Return the places that steps which returned had taken among those of their task."""
+        returned = [step.returned for step in steps if step.returned]
         return {place for record in returned for place in (record.ref or "").split(",") if place}
 
     # -- what happens now ---------------------------------------------------------------------
@@ -344,16 +361,23 @@ class RunDriver:
         """
         self._check()
         faults.hit(Fault.INTENT_BEFORE)
+        self.announce(step.parent)
+        attempt = Attempt(step, step.attempts + 1)
+        return attempt, self._begin(attempt)
+
+    def _begin(self, attempt: Attempt) -> Draft:
+        step = attempt.step
         with self._lock:
             doubtful = step.in_doubt
-            step.attempts += 1
+            attempt.number = step.attempts = step.attempts + 1
             step.failed, step.suspended = None, False
             step.proof = step.decision = None
             self._waiting.discard(step.id)
-            attempt = Attempt(step, step.attempts)
         if doubtful:
             self.tell(step, "in_doubt")
-        return attempt, self._draft(Kind.STEP_INTENDED, attempt)
+        draft = self._draft(Kind.STEP_INTENDED, attempt)
+        draft.ref = attempt.task
+        return draft
 
     def intended(self, attempt: Attempt) -> None:
         """Note that the intent is on disk."""
@@ -376,11 +400,13 @@ class RunDriver:
         encoder = self.encoder(codec)
         tree = encoder.placed(encoder.encode(value, what))
         step = attempt.step
-        draft = self._draft(Kind.STEP_RETURNED, attempt)
+        quiet = self.hush(attempt)
+        draft = self._draft(Kind.ROUTED if quiet else Kind.STEP_RETURNED, attempt)
         draft.plain, draft.refs, draft.size = pack(tree), encoder.refs, encoder.size
+        draft.ref = attempt.task if quiet else None
         with self._lock:
             # An attempt that was cut off can go on nevertheless, beside the next one.
-            if attempt.number != step.attempts or step.returned is not None:
+            if not quiet and (attempt.number != step.attempts or step.returned is not None):
                 attempt.late = True
             if attempt.late:
                 draft.kind = Kind.STEP_LATE
@@ -392,34 +418,39 @@ class RunDriver:
         """Return the drafts of a result that somebody else knew."""
         return self.returned(Attempt(step, step.attempts), value, codec=codec)
 
-    def choose(self, step: StepState) -> Attempt:
-        """Begin a conditional edge's choice. Nothing announces it: it is no step.
+    def choose(self, step: StepState, task: str) -> Attempt:
+        """Begin a conditional edge's choice. It is no step until something in it is one.
 
         Raises:
             RunStopped: This process was asked to begin nothing more.
         """
         self._check()
-        return Attempt(step, 1)
+        attempt = self._quiet[step.id] = Attempt(step, step.attempts + 1, task=task)
+        if step.attempts:
+            self.announce(step.id)
+        return attempt
 
-    def chosen(self, attempt: Attempt, value: Any, *, codec: Codec) -> list[Draft]:
-        """Return the drafts of a choice; they must be appended before LangGraph gets it.
+    def announce(self, step_id: str | None) -> None:
+        """Have a conditional edge that chooses now be a step: a call in it, or what it asks, is.
 
-        Raises:
-            ValueNotKeptError: The choice cannot be kept.
+        Its intent becomes durable with the next one, which is that of the call.
         """
-        what = f"what {attempt.step.name!r} of thread {self.thread!r} chose"
-        encoder = self.encoder(codec)
-        tree = encoder.placed(encoder.encode(value, what))
-        draft = self._draft(Kind.ROUTED, attempt)
-        draft.plain, draft.refs, draft.size = pack(tree), encoder.refs, encoder.size
-        step = attempt.step
-        step.returned, step.value, step.has_value = draft, value, True
-        return [*encoder.new, draft]
+        with self._lock:
+            attempt = self._quiet.pop(step_id or "", None)
+            if attempt is not None:
+                self.journal.stage([self._begin(attempt)])
+                self.tell(attempt.step, "intended")
+
+    def hush(self, attempt: Attempt) -> bool:
+        """Whether an attempt is a conditional edge's choice and no step; nor will it be one."""
+        return self._quiet.pop(attempt.step.id, None) is attempt
 
     def recorded(self, attempt: Attempt) -> None:
         """Note that the result is in the operating system's hands."""
         faults.hit(Fault.RESULT_AFTER)
         if not attempt.late:
+            # A long run must not hold all that its steps returned: the journal has it.
+            attempt.step.value, attempt.step.has_value = None, False
             self.tell(attempt.step, "returned")
 
     def failed(
@@ -437,14 +468,10 @@ class RunDriver:
         self.tell(attempt.step, "failed")
         return [*self._unanswered(attempt), draft]
 
-    def asks(self, step: StepState) -> None:
-        """Note that a step of this process waits for a person."""
-        self._waiting.add(step.id)
-
     def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
         """Return the drafts of an attempt that waits for a person."""
         attempt.step.suspended = attempt.number == attempt.step.attempts
-        self.asks(attempt.step)
+        self._waiting.add(attempt.step.id)
         draft = self._draft(Kind.STEP_SUSPENDED, attempt)
         encoder = self.encoder()
         if asked is not None:
@@ -460,6 +487,7 @@ class RunDriver:
 
     def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
         """Return the draft of what one reply of a model took."""
+        self.announce(attempt.step.id)
         draft = self._draft(Kind.USAGE, attempt)
         draft.name = spent.model
         draft.plain = pack(
@@ -483,7 +511,7 @@ class RunDriver:
 
     def _check(self) -> None:
         stopping.check()
-        if self.cancelled:
+        if self.cancelled or self.stopped:
             raise stopping.RunStopped
 
     # -- helpers ------------------------------------------------------------------------------
@@ -498,10 +526,11 @@ class RunDriver:
             token=self.claim.token,
         )
 
-    def decode(self, record: Record) -> Any:
-        """Return the value in a record's payload."""
+    def decode(self, record: Record | Draft) -> Any:
+        """Return the value in a committed record's payload."""
         tree = unpack(self.journal.payload(record.seq))
-        return Decoder(self.codec, self.journal.payloads).decode(tree, record.refs)
+        refs = [ref if isinstance(ref, int) else ref.seq for ref in record.refs]
+        return Decoder(self.codec, self.journal.payloads).decode(tree, refs)
 
     def draft(self, kind: Kind, **columns: Any) -> Draft:
         """Return a draft of this run under this driver's token."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from notebook_agents.journal import Draft
-    from notebook_agents.runtime.driver import Asked, Attempt, RunDriver, StepState
+    from notebook_agents.runtime.driver import Attempt, RunDriver, StepState
     from notebook_agents.runtime.retries import Errors
 
 P = ParamSpec("P")
@@ -69,10 +69,14 @@ class inside:  # noqa: N801 - used like a function in `with`
         self._value = (driver, attempt)
 
     def __enter__(self) -> None:
+        driver, attempt = self._value
+        driver.under_way[id(attempt)] = attempt
         self._token = _current.set(self._value)
 
     def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
+        driver, attempt = self._value
+        driver.under_way.pop(id(attempt), None)
 
 
 def idempotency_key() -> str:
@@ -204,12 +208,12 @@ def placed(
     kwargs: dict[str, Any],
     *,
     key: Callable[..., str] | None = None,
-    asked: Callable[[Exception, StepState], Asked | None] | None = None,
+    ended: Callable[[RunDriver, Attempt, Exception], list[Draft]] | None = None,
 ) -> _Call:
     """Return a durable call that has its place among its node's calls now and is made later.
 
-    However often it is made, in whichever worker thread, it is the same step. `asked` returns what
-    it asks, from what it raised, where it is a task of its own.
+    However often it is made, in whichever worker thread, it is the same step. `ended` returns the
+    drafts of an attempt that raised, where it is a task of its own.
 
     Raises:
         NotDurableError: This code does not run inside a node.
@@ -217,7 +221,7 @@ def placed(
     """
     call = _Call(function, at_most_once=False, reconcile=None, key=key, retries=None, timeout=None)
     call.place = call._place(args, kwargs)
-    call.asked = asked
+    call.ended = ended
     return call
 
 
@@ -242,7 +246,7 @@ class _Call:
         self.reconcile = reconcile
         self.key = key
         self.place: tuple[RunDriver, StepState] | None = None
-        self.asked: Callable[[Exception, StepState], Asked | None] | None = None
+        self.ended: Callable[[RunDriver, Attempt, Exception], list[Draft]] | None = None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         driver, step = self.place or self._place(args, kwargs)
@@ -340,10 +344,10 @@ class _Call:
 
     def _ended(self, driver: RunDriver, attempt: Attempt, error: Exception) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
+        if self.ended is not None:
+            return self.ended(driver, attempt, error)
         if driver.suspends(error):
-            return driver.suspended(
-                attempt, self.asked(error, attempt.step) if self.asked is not None else None
-            )
+            return driver.suspended(attempt)
         if not self.at_most_once:
             return driver.failed(attempt, error)
         # An error does not prove that nothing happened: a payment can time out and be made. A

@@ -91,6 +91,8 @@ def pending_nodes(journal: Journal, thread: str, number: int) -> set[str]:
     for record in journal.select(thread=thread, kinds=(Kind.STEP_INTENDED, Kind.STEP_RETURNED)):
         if record.run != number or record.parent is not None or record.ns:
             continue
+        if record.kind is Kind.STEP_INTENDED and record.ref:  # a conditional edge
+            continue
         if record.kind is Kind.STEP_INTENDED:
             begun[record.step or ""] = record.name or ""
         else:

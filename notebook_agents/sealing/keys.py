@@ -18,6 +18,7 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from notebook_agents.disk import fsync_directory, make_directory
 from notebook_agents.errors import JournalFormatError, KeyMissingError, SealError, UsageError
 from notebook_agents.sealing.envelope import KEY_BYTES, NONCE_BYTES, derive
 from notebook_agents.settings import KEY_VARIABLE, config_home
@@ -197,6 +199,10 @@ def load_ring(*, create: bool = True) -> KeyRing:
         found = _read_file(path)
         if found is None:
             raise KeyMissingError(f"the key file {path} was removed while it was read: try again")
+    elif create and found is not None:
+        # The process that made it may not have synced its name yet, and we are about to use it.
+        with suppress(PermissionError):
+            fsync_directory(path.parent)
     looked = f"{path} and {KEY_VARIABLE}"
     if configured is not None:
         return KeyRing(configured, found[1] if found else (), looked, created_at)
@@ -318,7 +324,7 @@ def _make_file(path: Path) -> bool:
         KeyMissingError: The file cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{_FILE}.", dir=path.parent)
         temporary = Path(name)
         try:
@@ -343,12 +349,7 @@ def _link(temporary: Path, path: Path) -> bool:
     except FileExistsError:
         won = False
     # Whoever lost syncs too: it is about to seal records with a key that must not be lost.
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    fsync_directory(path.parent)
     return won
 
 

@@ -13,11 +13,11 @@ from random import Random, SystemRandom
 
 import click
 
-from notebook_agents.journal.queue import file_system
+from notebook_agents.journal.queue_file import file_system
 
 from .measure import Bench
 
-NAMES = ("imports", "fsyncs", "size", "resume", "overhead")
+NAMES = ("imports", "fsyncs", "size", "resume", "overhead", "many")
 
 
 @click.command()

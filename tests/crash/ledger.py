@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -106,18 +107,27 @@ class _Place:
 
 
 _place = _Place()
+_life: ContextVar[int] = ContextVar("life")  # steps that Ctrl-C left behind go on in their old one
 
 
 def write_to(ledger: Ledger, *, life: int, thread: str = "") -> None:
     """Make `ledger` the one that this process notes to, as its life number `life`."""
     _place.ledger, _place.life, _place.thread = ledger, life, thread
+    _life.set(life)
 
 
 def note(what: What, *, label: str = "", key: str = "", value: Any = None) -> None:
     """Append a line of this process to its ledger."""
     assert _place.ledger is not None, "no ledger: call write_to first"
     _place.ledger.append(
-        Line(what=what, life=_place.life, thread=_place.thread, label=label, key=key, value=value)
+        Line(
+            what=what,
+            life=_life.get(_place.life),
+            thread=_place.thread,
+            label=label,
+            key=key,
+            value=value,
+        )
     )
 
 

@@ -25,6 +25,7 @@ from notebook_agents.errors import UnknownThreadError
 from notebook_agents.ids import idempotency_key
 from notebook_agents.model import Outcome, RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
+from notebook_agents.runtime.leaving import wait_for_all
 from notebook_agents.runtime.view import run_view
 
 from . import rules
@@ -310,6 +311,7 @@ class Trial:
             if not plan.again:
                 raise
             note(What.RAISED, value=f"{type(error).__name__}: {error}")
+            wait_for_all()  # what the steps do that it left behind belongs to this life
             write_to(self._ledger, life=life + 1, thread=self.thread)
             self._drive(journal, replace(plan, resume=True))
 

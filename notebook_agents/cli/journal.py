@@ -1,0 +1,210 @@
+"""`notebook-agents journal …`: what is done to a journal's files."""
+# ruff: noqa: D301 - a backspace is click's mark for lines that are not to be wrapped
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from notebook_agents.cli import data
+from notebook_agents.cli.backup import backup, backups, restore
+from notebook_agents.cli.options import json_option
+from notebook_agents.errors import JournalDamagedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from notebook_agents.journal.check import Checked
+    from notebook_agents.journal.inspection import Finding
+    from notebook_agents.journal.repair import Repaired, Rung
+
+_MARKS = {"minor": ("!", "yellow"), "major": ("✗", "red"), "catastrophic": ("✗", "red")}
+_SHOWN = 20
+
+
+@click.group()
+def journal() -> None:
+    """Back up, restore, check and repair the journal's files.
+
+    \b
+    Example:
+      notebook-agents journal check
+    """
+
+
+for _command in (backup, backups, restore):
+    journal.add_command(_command)
+
+
+@journal.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, *, directory: str | None, as_json: bool) -> None:
+    """Look at every record, seal, reference and file.
+
+    DIR is the journal's directory; default: the one that a run here would use. Others may be using
+    it meanwhile. What is found is minor (nothing of the history is affected), major (some records
+    or threads) or catastrophic (nothing can be read); from major on the exit code is 6.
+
+    \b
+    Example:
+      notebook-agents journal check
+
+    \b
+    --json writes an object:
+      journal, opens, severity (null, minor, major, catastrophic), records,
+      threads, locked (scopes whose key is not here),
+      findings: [severity, what, thread, records: [[first, last]]]
+    """
+    from notebook_agents.journal.check import check as look
+
+    home = _home(directory)
+    with _progress(quiet=as_json) as progress:
+        found = look(home, progress)
+    if as_json:
+        click.echo(data.dumps(_checked(found)))
+    else:
+        _show(found.findings)
+        click.echo(_sentence(found))
+    ctx.exit(0 if found.sound else JournalDamagedError.exit_code)
+
+
+@journal.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and change nothing.")
+@json_option
+@click.pass_context
+def repair(ctx: click.Context, *, directory: str | None, dry_run: bool, as_json: bool) -> None:
+    """Bring back what can be brought back.
+
+    What is damaged is put aside, untouched, as *.damaged-<time>; new files are made from what can
+    be read of it, then from a backup. What is lost is named by thread and number. Nobody else may
+    be using the journal. A repair that is killed is finished by the next one. The exit code is 1 if
+    something is lost.
+
+    \b
+    Examples:
+      notebook-agents journal repair --dry-run
+      notebook-agents journal repair
+
+    \b
+    --json writes an object:
+      journal, dry_run, severity, findings (as `check` does), records, threads,
+      rungs: [name, will, did], aside: [file],
+      lost: [record, thread, kind], unnamed: how many more, by thread
+    """
+    from notebook_agents.journal.repair import repair as mend
+
+    home = _home(directory)
+
+    def say(rung: Rung) -> None:
+        if not as_json:
+            click.echo(f"{'would' if dry_run else 'will'} {rung.will}", err=True)
+
+    with _progress(quiet=as_json) as progress:
+        done = mend(home, dry_run=dry_run, progress=progress, say=say)
+    if as_json:
+        click.echo(data.dumps(_repaired(done)))
+    else:
+        _show(done.findings)
+        for line in _outcome(done):
+            click.echo(line)
+    ctx.exit(0 if done.complete and done.sound else 1)
+
+
+def _home(directory: str | None) -> Path:
+    from notebook_agents import settings
+
+    return settings.journal_home(directory, create=False)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show how many records were looked at, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("records", total=None)
+
+        def tell(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    for one in findings[:_SHOWN]:
+        mark, color = _MARKS[one.severity]
+        click.echo(f"{click.style(mark, fg=color)} {one.severity}: {one.what}")
+    if len(findings) > _SHOWN:
+        click.echo(f"  … and {len(findings) - _SHOWN} more; --json has them all")
+
+
+def _sentence(found: Checked) -> str:
+    from notebook_agents.journal.damage import repair_command
+
+    counted = f"{found.records} records of {found.threads} threads"
+    locked = f"; {found.locked} scopes are sealed with a key that is not here" * bool(found.locked)
+    if not found.opens:
+        return f"the journal cannot be used: `{repair_command(found.home)}` repairs it"
+    if not found.sound:
+        return f"{counted}: damaged; `{repair_command(found.home)}` repairs it"
+    return f"{counted}: whole{locked}"
+
+
+def _outcome(done: Repaired) -> Iterator[str]:
+    for rung in done.rungs:
+        if rung.did:
+            yield f"{rung.name}: {rung.did}"
+    if done.aside:
+        yield f"put aside: {', '.join(done.aside)}"
+    if not done.rungs:
+        yield f"nothing to repair: {done.records} records of {done.threads} threads"
+    elif not done.dry:
+        yield f"the journal {'opens' if done.sound else 'is still damaged'}"
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {
+        "severity": str(one.severity),
+        "what": one.what,
+        "thread": one.thread,
+        "records": [list(pair) for pair in one.seqs],
+    }
+
+
+def _checked(found: Checked) -> dict[str, Any]:
+    return {
+        "journal": str(found.home),
+        "opens": found.opens,
+        "severity": found.severity,
+        "records": found.records,
+        "threads": found.threads,
+        "locked": found.locked,
+        "findings": [_finding(one) for one in found.findings],
+    }
+
+
+def _repaired(done: Repaired) -> dict[str, Any]:
+    return {
+        "journal": str(done.home),
+        "dry_run": done.dry,
+        "severity": done.severity,
+        "records": done.records,
+        "threads": done.threads,
+        "findings": [_finding(one) for one in done.findings],
+        "rungs": [{"name": one.name, "will": one.will, "did": one.did} for one in done.rungs],
+        "aside": done.aside,
+        "lost": [{"record": one.seq, "thread": one.thread, "kind": one.kind} for one in done.lost],
+        "unnamed": done.unnamed,
+    }

@@ -1,0 +1,219 @@
+"""`journal check`: every invariant that store/FORMAT.md states, and both engines' own checks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.errors import JournalDamagedError
+from notebook_agents.journal import damage, heads, integrity, keycopy, mark
+from notebook_agents.journal.inspection import (
+    Finding,
+    Inspection,
+    Severity,
+    closed_findings,
+    ranges_of,
+    worst,
+)
+from notebook_agents.journal.integrity import QUEUE, Seals
+from notebook_agents.journal.records import from_row
+from notebook_agents.journal.sql import query
+from notebook_agents.journal.store import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from notebook_agents.journal.queue import Queue
+
+    Progress = Callable[[int, int], None]
+
+_SLICE = 8192  # records of DuckDB that are read in one burst, so that others get their turn
+
+
+@dataclass(slots=True, kw_only=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        home: The journal's directory.
+        opens: Whether the journal can be used as it is.
+        records: How many records were looked at.
+        threads: How many threads there are.
+        locked: How many scopes' records could not be opened, because their key is not here.
+        findings: What is wrong.
+    """
+
+    home: Path
+    opens: bool = True
+    records: int = 0
+    threads: int = 0
+    locked: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def severity(self) -> Severity | None:
+        """How bad the worst of it is; None where nothing is wrong."""
+        return worst(self.findings)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing of the history is damaged or lost."""
+        return self.severity in (None, Severity.MINOR)
+
+
+def check(home: Path, progress: Progress | None = None) -> Checked:
+    """Look at everything in a journal; others may be using it.
+
+    Args:
+        home: The journal's directory.
+        progress: Is told how many records were looked at, and of how many.
+
+    Raises:
+        NoJournalError: There is none.
+        JournalFormatError: It is none, or one of a newer version.
+        JournalBusyError: Another process has DuckDB open for itself.
+    """
+    result = Checked(home=home)
+    try:
+        with Journal.open(home, create=False, scheduled=False) as journal:
+            _look(journal, result, progress)
+    except JournalDamagedError as error:
+        result.opens = False
+        result.findings.append(Finding(severity=Severity.MAJOR, what=_bare(error)))
+    result.findings += _beside(home)
+    return result
+
+
+def _bare(error: JournalDamagedError) -> str:
+    """Return what an error says is damaged, without the sentence around it."""
+    what = str(error).partition(" is damaged, ")[2].rpartition(": `notebook-agents")[0]
+    return what or str(error)
+
+
+def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
+    queue = journal.queue
+    if trouble := queue.trouble(thorough=True):
+        raise damage.found(journal.home, f"{QUEUE} fails its check ({trouble})")
+    recent = list(queue.every())
+    first = recent[0].seq if recent else 1
+    all_heads = queue.heads()
+    seals = Seals(journal.id, journal.stored_key, queue.keys())
+    inspection = Inspection(seals)
+    for record in _older(journal, first, len(recent), progress):
+        inspection.take(record)
+    for record in recent:
+        inspection.take(record)
+    inspection.settle(queue.lost())
+    result.records = len(inspection.whole) + len(inspection.closed)
+    result.threads = len(all_heads)
+    result.locked = len(seals.locked & queue.keys().keys())  # the others were deleted
+    closed = inspection.closed.values()
+    inspection.whole.insert(inspection.closed)
+    result.findings += [*inspection.findings, *closed_findings(closed)]
+    result.findings += _gaps(queue, inspection)
+    result.findings += _heads(queue, inspection, upto=recent[-1].seq if recent else 0)
+    result.findings += _keys(journal, seals)
+
+
+def _older(journal: Journal, before: int, recent: int, progress: Progress | None) -> Iterator[Any]:
+    """Yield what only DuckDB has, in order and with payloads, a slice a burst."""
+    with journal.burst() as connection:  # also where the queue has everything: does it open?
+        rows = connection.execute(query("archive.watermarks")).fetchall()
+        newest = int(connection.execute(query("archive.watermark")).fetchall()[0][0])
+    marks = [int(row[0]) for row in rows]
+    if marks != sorted(set(marks)):
+        raise damage.found(journal.home, "DuckDB's watermarks are not in order")
+    for low in range(1, before, _SLICE):
+        high = min(low + _SLICE, before)
+        with journal.burst() as connection:
+            found = connection.execute(
+                query("archive.slice"), {"low": low, "high": high}
+            ).fetchall()
+        for n, row in enumerate(found):
+            if progress is not None and n % 256 == 0:
+                progress(low + n, newest + recent)
+            yield from_row(row)
+
+
+def _gaps(queue: Queue, inspection: Inspection) -> list[Finding]:
+    """Return the numbers that are nowhere."""
+    newest = inspection.whole.ranges[-1][1] if inspection.whole.ranges else 0
+    missing = {seq for low, high in inspection.whole.gaps(newest) for seq in range(low, high + 1)}
+    known = {seq for low, high in queue.lost() for seq in range(low, min(high, newest) + 1)}
+    found = []
+    if missing - known:
+        ranges = ranges_of(missing - known)
+        what = f"records {damage.numbers(list(ranges))} are missing"
+        found.append(Finding(severity=Severity.MAJOR, what=what, seqs=ranges))
+    if known:
+        ranges = ranges_of(known)
+        what = f"records {damage.numbers(list(ranges))} were lost before an earlier repair"
+        found.append(Finding(severity=Severity.MINOR, what=what, seqs=ranges))
+    return found
+
+
+def _heads(queue: Queue, inspection: Inspection, *, upto: int) -> list[Finding]:
+    """Compare heads and claims with the records; those that went on meanwhile are left out."""
+    found = []
+    now = [head for head in queue.heads() if head.last_seq <= upto]
+    there = {head.thread for head in queue.heads()}
+    implied = {
+        name: one
+        for name, one in inspection.implied.items()
+        if name not in there or any(head.thread == name for head in now)
+    }
+    for thread, column in heads.differences(now, implied).items():
+        what = "is missing or has no records" if column == "head" else f"is wrong in {column}"
+        found.append(
+            Finding(
+                severity=Severity.MAJOR, what=f"the head of thread {thread!r} {what}", thread=thread
+            )
+        )
+    for head in now:
+        if not head.claim_whole:
+            what = f"the claim on thread {head.thread!r} does not say whose it is"
+            found.append(Finding(severity=Severity.MAJOR, what=what, thread=head.thread))
+    return found
+
+
+def _keys(journal: Journal, seals: Seals) -> list[Finding]:
+    stored = journal.queue.keys()
+    found = []
+    scopes = {head.scope for head in journal.queue.heads()}
+    for scope in scopes:
+        seals.try_key(scope)
+    if gone := journal.queue.keyless() & scopes:
+        what = f"the keys of {len(gone)} scopes were lost before an earlier repair"
+        found.append(Finding(severity=Severity.MINOR, what=what))
+    for scope in sorted(scopes - stored.keys() - gone):
+        what = f"the key of scope {scope!r} is missing: nothing of it can be read"
+        found.append(Finding(severity=Severity.MAJOR, what=what))
+    for scope in sorted(seals.broken):
+        what = f"the key of scope {scope!r} is altered: nothing of it can be read"
+        found.append(Finding(severity=Severity.MAJOR, what=what))
+    copied_id, copied = keycopy.read(journal.home)
+    if stored and (copied_id != journal.id or any(copied.get(s) != w for s, w in stored.items())):
+        what = f"{keycopy.FILE} lacks keys: without {QUEUE} nothing of them could be read"
+        found.append(Finding(severity=Severity.MINOR, what=what))
+    return found
+
+
+def _beside(home: Path) -> list[Finding]:
+    """Look at the small files, and for what does not belong here."""
+    found = []
+    files = integrity.archives(home)
+    for generation, path in files.items():
+        if generation != max(files):
+            what = f"{path.name} is left over from an older generation"
+            found.append(Finding(severity=Severity.MINOR, what=what))
+    if (home / QUEUE).exists() and mark.read(home) is None:
+        what = f"{mark.FILE} is missing or damaged: until the next run some damage goes unnoticed"
+        found.append(Finding(severity=Severity.MINOR, what=what))
+    for name in (QUEUE, *(path.name for path in files.values())):
+        path = home / name
+        if path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
+            what = f"{name} can be reached by others: chmod 600 it"
+            found.append(Finding(severity=Severity.MINOR, what=what))
+    return found

@@ -1,0 +1,221 @@
+"""New files from what is left of a journal: what a repair builds, before anything is renamed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.disk import fsync_directory
+from notebook_agents.journal import archive as archives
+from notebook_agents.journal import heads, integrity, keycopy, mark
+from notebook_agents.journal.integrity import QUEUE
+from notebook_agents.journal.queue import Head
+from notebook_agents.journal.queue_file import fill, on_network
+from notebook_agents.journal.records import sqlite_row
+from notebook_agents.journal.sql import query
+
+if TYPE_CHECKING:
+    from notebook_agents.journal.records import Record
+    from notebook_agents.journal.survey import Survey
+
+_NEW_QUEUE = f".{QUEUE}.repaired"
+_BATCH = 20_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What a rebuilding makes and where things go.
+
+    Attributes:
+        anew: Whether an empty journal is made.
+        generation: The DuckDB file's from then on.
+        new_archive: Whether that file is built.
+        built: The names of what is built, for whoever cleans up after a kill.
+        moves: What is renamed to what, in this order.
+        removes: What is removed: it can be made from the rest.
+    """
+
+    anew: bool
+    generation: int
+    new_archive: bool
+    built: list[str] = field(default_factory=list)
+    moves: list[tuple[str, str]] = field(default_factory=list)
+    removes: list[str] = field(default_factory=list)
+
+    def words(self) -> str:
+        """Return what will be done, in words."""
+        aside = [before for before, after in self.moves if ".damaged-" in after]
+        put = f"put {', '.join(aside)} aside untouched; " if aside else ""
+        if self.anew:
+            return f"{put}make an empty journal: nothing of the old one can be read"
+        new = f" and journal.{self.generation}.duckdb" if self.new_archive else ""
+        return f"{put}make a new {QUEUE}{new} from every record that can be read"
+
+
+def plan(found: Survey, *, anew: bool, stamp: str) -> Plan:
+    """Return what to do with what a survey found.
+
+    Args:
+        found: The survey.
+        anew: Whether nothing of it can be used.
+        stamp: What the names of files that are put aside end with.
+    """
+    files = integrity.archives(found.home)
+    keeps = not anew and _archive_is_whole(found)
+    fresh = max(files, default=0) + 1
+    result = Plan(
+        anew=anew,
+        generation=found.generation if keeps else fresh,
+        new_archive=not anew and not keeps,
+    )
+    name = f"journal.{result.generation}.duckdb"
+    result.built = [_NEW_QUEUE, f"{_NEW_QUEUE}-wal", f"{_NEW_QUEUE}-shm"]
+    if result.new_archive:
+        result.built += [name, f"{name}.wal"]
+    old = [QUEUE, f"{QUEUE}-wal", f"{QUEUE}-journal"]
+    for generation, path in files.items():
+        if not (keeps and generation == found.generation):
+            old += [path.name, f"{path.name}.wal"]
+    result.moves = [
+        (one, _free(found, f"{one}.damaged-{stamp}"))
+        for one in old
+        if (found.home / one).exists() and (one == QUEUE or (found.home / one).stat().st_size)
+    ]
+    result.moves.append((_NEW_QUEUE, QUEUE))
+    moved = {before for before, _ in result.moves}
+    result.removes = [f"{QUEUE}-shm", mark.FILE, *(one for one in old[1:] if one not in moved)]
+    return result
+
+
+def _free(found: Survey, name: str) -> str:
+    """Return the name, with a number where a file has it."""
+    tried, n = name, 1
+    while (found.home / tried).exists():
+        n += 1
+        tried = f"{name}-{n}"
+    return tried
+
+
+def _archive_is_whole(found: Survey) -> bool:
+    """Whether the DuckDB file has everything up to its watermark and nothing that does not open."""
+    if not found.archive_whole:
+        return False
+    rows, last = 0, 0
+    for low, high in found.archive.ranges():
+        for seq in found.archive.numbers(low, high):
+            if seq <= last or seq not in found.inspection.whole:
+                return False
+            last = seq
+            rows += 1
+    known = sum(min(high, last) - low + 1 for low, high in found.queue.lost if low <= last)
+    return rows == found.archive.extent() and last == found.archive.mark == rows + known
+
+
+def build(found: Survey, plan: Plan) -> None:
+    """Build what `plan` says; nothing that is there is changed.
+
+    Args:
+        found: The survey that it was made for.
+        plan: The plan.
+    """
+    path = found.home / _NEW_QUEUE
+    for name in plan.built:
+        (found.home / name).unlink(missing_ok=True)
+    fill(path, network=on_network(found.home))
+    path.chmod(0o600)
+    if plan.anew:
+        keycopy.write(found.home, "", {})
+        fsync_directory(found.home)
+        return
+    assert found.journal_id is not None
+    taken = _archive(found, plan) if plan.new_archive else 0
+    if not plan.new_archive:
+        taken = found.archive.mark if found.archive.connection is not None else 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        _meta(connection, found, plan)
+        newest: Record | None = None
+        for record in found.kept():
+            newest = record
+            if record.seq > taken:
+                connection.execute(query("queue.append"), sqlite_row(record))
+        if newest is not None and newest.seq <= taken:  # so that no number is given twice
+            connection.execute(query("queue.append"), sqlite_row(newest))
+        _heads(connection, found)
+        used = _scopes(found)
+        keys = {  # not those of deleted threads, which a backup or the copy may still have
+            scope: wrapped
+            for scope, wrapped in found.keys.wrapped.items()
+            if scope in found.queue.keys or scope in used
+        }
+        for scope, wrapped in keys.items():
+            connection.execute(query("queue.add_key"), {"scope": scope, "wrapped": wrapped})
+        connection.execute("COMMIT")
+    keycopy.write(found.home, found.journal_id, keys)
+    fsync_directory(found.home)
+
+
+def _scopes(found: Survey) -> set[str]:
+    """Return the scopes of the threads that there are."""
+    return {one.scope for one in found.inspection.implied.values() if not one.deleted}
+
+
+def _archive(found: Survey, plan: Plan) -> int:
+    """Build a DuckDB file with every record that is whole; return the newest number in it."""
+    import duckdb
+
+    assert found.journal_id is not None
+    path = found.home / f"journal.{plan.generation}.duckdb"
+    records = found.kept()
+    newest = 0
+    with closing(duckdb.connect()) as connection:
+        connection.execute("SET threads = 1")
+        archives.make(connection, path, found.journal_id)
+        while batch := list(islice(records, _BATCH)):
+            newest = archives.take(connection, batch)
+        connection.execute("USE memory")
+        connection.execute("DETACH journal")
+    return newest
+
+
+def _meta(connection: sqlite3.Connection, found: Survey, plan: Plan) -> None:
+    whole = found.inspection.whole
+    newest = whole.ranges[-1][1] if whole.ranges else 0
+    values = {
+        "journal": found.journal_id,
+        "generation": plan.generation,
+        "lost": json.dumps(whole.gaps(newest)),
+        "keyless": json.dumps(sorted(_scopes(found) - found.keys.wrapped.keys())),
+    }
+    created = found.queue.meta.get("created")
+    if isinstance(created, int):
+        values["created"] = created
+    for key, value in values.items():
+        connection.execute(query("queue.set_meta"), {"key": key, "value": value})
+
+
+def _heads(connection: sqlite3.Connection, found: Survey) -> None:
+    """Write each thread's head as it was, or as its records say where it does not fit them."""
+    for thread, one in found.inspection.implied.items():
+        if one.deleted:
+            continue
+        old = found.queue.heads.get(thread)
+        if old is not None and _fits(old, one):
+            connection.execute(query("queue.copy_head"), [old[name] for name in Head.COLUMNS])
+            continue
+        row = one.row()
+        if old is not None and isinstance(old.get("token"), int):
+            row["token"] = max(row["token"], min(old["token"], 2**40) + 1)
+        connection.execute(query("queue.put_head"), row)
+
+
+def _fits(old: dict[str, Any], one: heads.Implied) -> bool:
+    try:
+        head = Head((*(old[name] for name in Head.COLUMNS), None))
+        return heads.difference(head, one) is None and head.claim_whole and head.sane
+    except (KeyError, TypeError):
+        return False

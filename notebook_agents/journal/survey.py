@@ -1,0 +1,338 @@
+"""What is left of a damaged journal: both files read as far as they can be, record by record.
+
+A survey changes nothing. `check` shows what it finds, `repair` builds on it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from notebook_agents.errors import (
+    JournalFormatError,
+    KeyMissingError,
+    NotebookAgentsError,
+    SealError,
+)
+from notebook_agents.journal import damage, integrity, keycopy, mark
+from notebook_agents.journal.inspection import Finding, Inspection, Numbers, Severity, ranges_of
+from notebook_agents.journal.integrity import Seals
+from notebook_agents.journal.remains import ArchiveRemains, QueueRemains, read_queue
+from notebook_agents.sealing import DataKey, load_ring, wrapped_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from notebook_agents.journal.backup_files import Backup
+    from notebook_agents.journal.records import Record
+    from notebook_agents.sealing import KeyRing
+
+_ID = re.compile(r"[a-z2-7]{26}")
+
+
+class Keys:
+    """The data keys of a journal whose own table of them may be damaged.
+
+    Attributes:
+        wrapped: The stored keys that open, or cannot be told for lack of the master key, by scope.
+            Of a scope whose stored keys were all altered there is none.
+    """
+
+    def __init__(self, journal_id: str, *sources: dict[str, bytes]) -> None:
+        self._id = journal_id
+        self._sources = sources
+        self._open: dict[str, DataKey] = {}
+        self._ring: KeyRing | None = None
+        try:
+            self._ring = load_ring(create=False)
+        except NotebookAgentsError:
+            self._ring = None
+        self.wrapped: dict[str, bytes] = {}
+        for scope in sorted({scope for source in sources for scope in source}):
+            self._choose(scope)
+
+    def _choose(self, scope: str) -> None:
+        stored = [source[scope] for source in self._sources if scope in source]
+        for wrapped in stored:
+            try:
+                if self._ring is None:
+                    wrapped_by(wrapped)  # at least it looks like a key
+                else:
+                    context = f"{self._id}\0{scope}".encode()
+                    raw = self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context)
+                    self._open[scope] = DataKey(raw)
+            except KeyMissingError:
+                pass
+            except (SealError, JournalFormatError):
+                continue
+            self.wrapped[scope] = wrapped
+            return
+
+    def key(self, scope: str) -> DataKey:
+        """Return a scope's key.
+
+        Raises:
+            KeyMissingError: It is not here.
+        """
+        if scope not in self._open:
+            raise KeyMissingError(f"the key of {scope!r} is not here")
+        return self._open[scope]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A record that is nowhere.
+
+    Attributes:
+        seq: Its number.
+        thread: Whose it was, where that can still be read.
+        kind: What it was, where that can still be read.
+    """
+
+    seq: int
+    thread: str | None = None
+    kind: str | None = None
+
+
+@dataclass(slots=True)
+class Survey:
+    """What is left of a journal.
+
+    Attributes:
+        home: Its directory.
+        journal_id: Its id; None where nothing says it.
+        generation: The number of the DuckDB file that was read.
+        queue: What is left of the queue.
+        archive: What is left of that file.
+        keys: The data keys.
+        inspection: What the records say.
+        expected: The newest number that there was.
+        lost: The records that are nowhere and were not known to be lost.
+        unnamed: Of threads whose heads count more records than there are: how many.
+        findings: What is wrong.
+        archive_whole: Whether that file opens and is this journal's.
+        backup: A backup whose records are taken where those of the journal are not whole.
+        one_history: Whether the two have the same records, where both have one.
+        brought: How many records only the backup has.
+    """
+
+    home: Path
+    journal_id: str | None
+    generation: int
+    queue: QueueRemains
+    archive: ArchiveRemains
+    keys: Keys
+    inspection: Inspection
+    expected: int = 0
+    lost: list[Lost] = field(default_factory=list)
+    unnamed: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    archive_whole: bool = False
+    backup: Backup | None = None
+    backup_queue: QueueRemains = field(default_factory=QueueRemains)
+    backup_archive: ArchiveRemains | None = None
+    one_history: bool = True
+    brought: int = 0
+
+    def records(self) -> Iterator[Record]:
+        """Yield each version of each record of all files, in the order of their numbers."""
+        parts = [*_records(self.queue, self.archive), *self._backups_records()]
+        return heapq.merge(*parts, key=lambda record: record.seq)  # of equals the first come first
+
+    def _backups_records(self) -> list[Iterator[Record]]:
+        if self.backup_archive is None:
+            return []
+        return _records(self.backup_queue, self.backup_archive)
+
+    def compare(self) -> None:
+        """See whether the backup is of this history: after a restore a journal may go on anew."""
+        if self.backup is None:
+            return
+        backups = heapq.merge(*self._backups_records(), key=lambda record: record.seq)
+        last: Record | None = None
+        for record in heapq.merge(self.kept(), backups, key=lambda record: record.seq):
+            if last is not None and last.seq == record.seq and last.payload != record.payload:
+                self.one_history = False
+                return
+            last = record
+
+    def close(self) -> None:
+        """Close the DuckDB files."""
+        self.archive.close()
+        if self.backup_archive is not None:
+            self.backup_archive.close()
+
+    def kept(self) -> Iterator[Record]:
+        """Yield each record that is whole, once, in order."""
+        last = 0
+        for record in self.records():
+            if record.seq <= last or record.seq not in self.inspection.whole:
+                continue
+            if (
+                record.seq in self.inspection.gone
+                or self.inspection.seals.whole(record) is not False
+            ):
+                last = record.seq
+                yield record
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _records(queue: QueueRemains, archive: ArchiveRemains) -> list[Iterator[Record]]:
+    return [
+        (record for low, high in archive.ranges() for record in archive.records(low, high)),
+        (one for _, versions in sorted(queue.records.items()) for one in versions),
+    ]
+
+
+def survey(
+    home: Path,
+    progress: Callable[[int, int], None] | None = None,
+    backup: Backup | None = None,
+) -> Survey:
+    """Read what is left of the journal in `home`; nobody may have it open.
+
+    Args:
+        home: The directory.
+        progress: Is told how many records were looked at, and of how many.
+        backup: A backup of it that takes part.
+    """
+    said = mark.read(home)
+    copied_id, copied = keycopy.read(home)
+    files = integrity.archives(home)
+    queue = read_queue(home)
+    generation = _generation(queue, files)
+    archive = ArchiveRemains(home / f"journal.{generation}.duckdb")
+    saved = QueueRemains() if backup is None else read_queue(backup.path)
+    journal_id = _journal_id(
+        said,
+        copied_id,
+        queue.meta.get("journal"),
+        archive.journal,
+        None if backup is None else backup.journal,
+    )
+    keys = Keys(journal_id or "", queue.keys, copied, saved.keys)
+    found = Survey(
+        home=home,
+        journal_id=journal_id,
+        generation=generation,
+        queue=queue,
+        archive=archive,
+        keys=keys,
+        inspection=Inspection(Seals(journal_id or "", keys.key, keys.wrapped)),
+        backup=backup,
+        backup_queue=saved,
+        backup_archive=None if backup is None else ArchiveRemains(backup.archive),
+    )
+    _look(found, progress)
+    _count(found, said)
+    found.compare()
+    return found
+
+
+def _generation(queue: QueueRemains, files: dict[int, Path]) -> int:
+    try:
+        said = int(queue.meta["generation"])
+    except (KeyError, TypeError, ValueError):
+        said = 0
+    if said in files or not files:
+        return said or 1
+    return max(files)
+
+
+def _journal_id(said: mark.Mark | None, *told: Any) -> str | None:
+    """Return the id that the mark confirms, else one that looks like one."""
+    likely = [one for one in told if isinstance(one, str) and _ID.fullmatch(one)]
+    for one in likely:
+        if said is not None and mark.names(said, one):
+            return one
+    return max(likely, key=likely.count, default=None)
+
+
+def _look(found: Survey, progress: Callable[[int, int], None] | None) -> None:
+    """Look at each record; of one that both files have, at the other where the first is damaged."""
+    inspection = found.inspection
+    archive_rows = 0 if found.archive.connection is None else found.archive.extent()
+    total = archive_rows + len(found.queue.records)
+    for done, record in enumerate(found.records(), start=1):
+        if progress is not None and done % 256 == 0:
+            progress(done, total)
+        if record.seq in inspection.whole:
+            continue  # the other file has it too
+        if inspection.take(record):
+            inspection.closed.pop(record.seq, None)
+    inspection.settle(found.queue.lost)
+    if progress is not None:
+        progress(total, total)
+
+
+def _count(found: Survey, said: mark.Mark | None) -> None:
+    """Say what is missing."""
+    whole = found.inspection.whole
+    newest = whole.ranges[-1][1] if whole.ranges else 0
+    heads = [head.get("last_seq") for head in found.queue.heads.values()]
+    sane = [one for one in heads if isinstance(one, int) and one <= newest + 1_000_000]
+    floor = said.floor if said is not None else 0
+    found.expected = max(newest, found.archive.mark, floor, *sane, 0)
+    known = Numbers()
+    for low, high in found.queue.lost:
+        for seq in range(low, high + 1):
+            known.add(seq)
+    missing = [
+        seq
+        for low, high in whole.gaps(found.expected)
+        for seq in range(low, high + 1)
+        if seq not in known
+    ]
+    named = found.archive.named(missing)
+    for seq in missing:
+        thread, kind = named.get(seq, (None, None))
+        if (closed := found.inspection.closed.get(seq)) is not None:
+            # What made it unreadable may be just this column: a thread that is known, or none.
+            known_thread = closed.thread in found.inspection.implied
+            thread, kind = closed.thread if known_thread else None, str(closed.kind)
+        found.lost.append(Lost(seq=seq, thread=thread, kind=kind))
+    for thread, head in found.queue.heads.items():
+        one = found.inspection.implied.get(thread)
+        counted, there = head.get("records"), 0 if one is None else one.records
+        if isinstance(counted, int) and there < counted <= found.expected and missing:
+            found.unnamed[thread] = counted - there
+    found.archive_whole = (
+        found.archive.connection is not None
+        and found.archive.trouble is None
+        and found.archive.journal == found.journal_id
+    )
+
+
+def lost_findings(lost: list[Lost], unnamed: dict[str, int]) -> list[Finding]:
+    """Return what is lost as findings: by thread, then what cannot be told."""
+    by_thread: dict[str | None, list[int]] = {}
+    for one in lost:
+        by_thread.setdefault(one.thread, []).append(one.seq)
+    found = []
+    for thread, seqs in by_thread.items():
+        whose = f"of thread {thread!r}" if thread is not None else "of a thread not known"
+        found.append(
+            Finding(
+                severity=Severity.MAJOR,
+                what=f"lost: {len(seqs)} records {whose}: {damage.numbers(list(ranges_of(seqs)))}",
+                seqs=ranges_of(seqs),
+                thread=thread,
+            )
+        )
+    found += [
+        Finding(
+            severity=Severity.MAJOR,
+            what=f"thread {thread!r} lacks {count} of its records",
+            thread=thread,
+        )
+        for thread, count in unnamed.items()
+    ]
+    return found
