@@ -218,7 +218,7 @@ class RunStream:
     def _begun(self, drive: Drive) -> Generator[Part, None, None]:
         if needs_loop(drive.graph):
             return _from_loop_thread(
-                drive.astream(*self._call, self._asked(), subgraphs=self._subgraphs)
+                drive.astream(*self._call, self._asked(), subgraphs=self._subgraphs), drive.left
             )
         return drive.stream(*self._call, self._asked(), subgraphs=self._subgraphs)
 
@@ -255,8 +255,13 @@ def _close(chunks: Generator[Part, None, None] | None, drive: Drive) -> None:
         chunks.close()
 
 
-def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, None, None]:
-    """Yield what an async generator yields on a loop of its own in another thread."""
+def _from_loop_thread(
+    chunks: AsyncGenerator[Part, None], left: Callable[[], bool]
+) -> Generator[Part, None, None]:
+    """Yield what an async generator yields on a loop of its own in another thread.
+
+    The loop's workers are waited for unless they were `left`.
+    """
 
     async def following() -> Part | None:
         return await anext(chunks, None)
@@ -265,7 +270,7 @@ def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, Non
         async with aclosing(chunks):
             pass
 
-    loop = _LoopThread()
+    loop = _LoopThread(left)
     try:
         while (part := loop.do(following())) is not None:
             yield part
@@ -279,7 +284,8 @@ def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, Non
 class _LoopThread:
     """An event loop in a thread of its own, that does one thing after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: Callable[[], bool]) -> None:
+        self._left = left
         self._loop = asyncio.new_event_loop()
         self._context = contextvars.copy_context()
         self._ended: SimpleQueue[None] = SimpleQueue()
@@ -322,7 +328,8 @@ class _LoopThread:
         finally:
             try:
                 loop.run_until_complete(loop.shutdown_asyncgens())
-                loop.run_until_complete(loop.shutdown_default_executor())
+                if not self._left():
+                    loop.run_until_complete(loop.shutdown_default_executor())
             finally:
                 loop.close()
                 self._ended.put(None)
