@@ -35,8 +35,8 @@ class RunStream:
 
     It drives its thread from the call on. The graph goes on while a chunk is asked for, and
     begins no further superstep while none is. Leaving the loop early, `close`, an error in the
-    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Only Ctrl-C does not
-    wait for nodes in worker threads: the last of them gives the thread back. Use `with` where the
+    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Ctrl-C, and whatever
+    ends an `async for`, waits for no node in a worker thread: the last gives the thread back. Use `with` where the
     stream has a name, or an error's traceback keeps it, and its thread.
 
     Attributes:
@@ -145,7 +145,7 @@ class RunStream:
         _close(self._chunks, self._drive)
 
     async def aclose(self) -> None:
-        """Put the run down, if it has not ended; nodes that are running are cancelled."""
+        """Put the run down, if it has not ended; nodes that are running are cancelled or left."""
         if self._achunks is None:
             self.close()
         elif not self._over:
