@@ -186,7 +186,7 @@ def test_ctrl_c_does_not_wait_for_nodes(home, doors, call, shape):
     graph = shape(wide(doors))
     child = of(doors, home, lambda journal: call(na.Agent(graph, "wide", journal)))
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     with na.Journal.open(home) as journal:
         assert journal.thread("t").status is RunStatus.RUNNING
@@ -222,7 +222,7 @@ def test_who_takes_the_thread_up_again_waits(home, doors, reopened, again):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     with (
         na.Journal.open(home) as journal,
@@ -257,7 +257,7 @@ def test_arun_waits_without_blocking_its_loop(home, doors):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("d")
     assert child.end() == 0, child.log.read_text()
 
@@ -277,7 +277,7 @@ def test_no_other_step_begins(home, doors):
 
     child = of(doors, home, program)
     doors.hear("nn")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -295,7 +295,7 @@ def test_nor_a_node_of_a_graph_that_a_step_calls(home, doors):
 
     child = of(doors, home, lambda journal: by_run(na.Agent(chain(calling), "calling", journal)))
     doors.hear("nn")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -368,7 +368,7 @@ def test_ctrl_c_while_langgraph_waits_for_the_siblings_of_a_failed_node(home, do
 
     child = of(doors, home, program)
     doors.hear("nf")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open(1)
     assert child.end() == 0, child.log.read_text()
@@ -395,7 +395,7 @@ def test_a_run_that_was_left_is_cancelled(home, doors):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -410,7 +410,7 @@ def test_killed_while_steps_that_were_left_run(home, doors):
     graph = wide(doors)
     child = of(doors, home, lambda journal: by_run(na.Agent(graph, "wide", journal)))
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     child.kill()
     assert child.end() == -signal.SIGKILL
@@ -472,8 +472,6 @@ def script(gate: Callable[[], None]) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        # A shell's background job ignores SIGINT, and its children would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         try:
