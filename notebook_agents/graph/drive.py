@@ -155,7 +155,9 @@ class Drive:
             placed=placed,
         )
         answers = [] if replies is None else replies.drafts(self.driver, serializer)
+        self.workers = self.driver.workers
         self._start(claim, started, digest, answers)
+        _going[journal.id, thread] = self  # from here on it can be cancelled
         try:
             self.driver.load()
             self._saver = DriverSaver(
@@ -164,11 +166,9 @@ class Drive:
             # What the state would refuse shall fail the node, not the graph after it.
             self._saver.result_codec = ResultCodec(serializer, into_state=_keeps_all(graph))
             self.graph = durable(graph, self.driver, self._saver, last_superstep)
-            self.workers = self.driver.workers
         except BaseException:
             journal.release(thread, claim.token)
             raise
-        _going[journal.id, thread] = self
 
     def _start(
         self,

@@ -36,8 +36,8 @@ class RunStream:
     It drives its thread from the call on. The graph goes on while a chunk is asked for, and
     begins no further superstep while none is. Leaving the loop early, `close`, an error in the
     consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Ctrl-C, and whatever
-    ends an `async for`, waits for no node in a worker thread: the last gives the thread back. Use `with` where the
-    stream has a name, or an error's traceback keeps it, and its thread.
+    ends an `async for`, waits for no node in a worker thread: the last gives the thread back. Use
+    `with` where the stream has a name, or an error's traceback keeps it, and its thread.
 
     Attributes:
         thread: The thread's name.
