@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
@@ -18,6 +19,7 @@ from support.checks import State, chain
 
 import notebook_agents as na
 from notebook_agents.model import Outcome, RunStatus
+from notebook_agents.runtime.events import observe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,3 +296,13 @@ def asking(state: State) -> State:
 
     effect("asking")
     return {"n": interrupt("n?")}
+
+
+def test_an_observer_that_leaves(journal):
+    """One that leaves while an event is told takes it from nobody behind it."""
+    seen: list[str] = []
+    with ExitStack() as first:
+        first.enter_context(observe(lambda _: first.close()))
+        with observe(lambda event: seen.append(event.what)):
+            na.Agent(chain(quick), "seen", journal).run({"n": 1}, thread="t")
+    assert seen == ["intended", "returned"]
