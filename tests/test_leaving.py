@@ -20,6 +20,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 from support.checks import State, chain
+from support.holding import until
 from support.running import Ledger
 
 import notebook_agents as na
@@ -229,9 +230,9 @@ def test_who_takes_the_thread_up_again_waits(home, doors, reopened, again):
         pytest.raises(ThreadBusyError, match=f"process {child.pid}"),
     ):
         na.Agent(graph, "wide", journal).run({"n": 0}, thread="t")
+    until(lambda: "waiting for step 'part' (" in child.log.read_text())
     doors.open()
     assert child.end() == 0, child.log.read_text()
-    assert "waiting for step 'part' (" in child.log.read_text()
     assert sorted(doors.ledger.lines()) == ["0", "1", "2", "3", "end"]
 
 
