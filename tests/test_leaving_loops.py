@@ -18,6 +18,7 @@ from langgraph.types import Send
 from support.checks import State, chain
 
 import notebook_agents as na
+from notebook_agents.errors import ThreadBusyError
 from notebook_agents.model import Outcome, RunStatus
 from notebook_agents.runtime.events import observe
 
@@ -306,3 +307,29 @@ def test_an_observer_that_leaves(journal):
         with observe(lambda event: seen.append(event.what)):
             na.Agent(chain(quick), "seen", journal).run({"n": 1}, thread="t")
     assert seen == ["intended", "returned"]
+
+
+@pytest.mark.parametrize("dropped", [True, False], ids=["collected", "kept"])
+async def test_a_stream_that_nobody_reads_any_more(journal, dropped):
+    """Its thread is not free while one of its nodes runs: that node would run twice at a time."""
+    graph = chain(slow)
+    graph.add_node(quick)
+    graph.add_edge(START, "quick")
+    agent = na.Agent(graph, "abandoned", journal)
+    kept = []
+
+    async def begin() -> None:
+        stream = agent.astream({"n": 1}, thread="t")
+        assert list(await anext(stream)) == ["quick"]
+        await arrive()
+        if not dropped:
+            kept.append(stream)
+
+    await asyncio.ensure_future(begin())
+    with pytest.raises(ThreadBusyError):
+        agent.run({"n": 1}, thread="t")
+    for _ in range(10):  # turns in which the loop closes what was dropped
+        await asyncio.sleep(0)
+    gate.set()
+    run = await agent.arun({"n": 1}, thread="t")
+    assert (run.status, done["slow"]) == (RunStatus.SUCCEEDED, 1)

@@ -369,6 +369,11 @@ class Drive:
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
 
+    def stand_aside(self) -> None:
+        """Let this process take the thread up again before the rest is done: no step runs on."""
+        if not self.workers.running:
+            self.journal.driving.discard(self.thread)
+
     def left(self) -> bool:
         """Whether the run was left while steps run in worker threads."""
         return was_left(self.journal.id, self.thread)

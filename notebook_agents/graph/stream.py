@@ -174,8 +174,7 @@ class RunStream:
         if getattr(self, "_over", True) or self._drive is None:
             return
         self._drive.workers.left = True  # it may be Ctrl-C that is on its way
-        # So that this process can take the thread up again before the rest is done.
-        self._drive.journal.driving.discard(self.thread)
+        self._drive.stand_aside()
         if self._achunks is not None:
             return  # its event loop closes it
         # This may run in the middle of anything, also of a commit, whose lock closing would wait
@@ -206,7 +205,7 @@ class RunStream:
             self.close()
         elif self._drive is not None:
             self._over = True
-            self._drive.journal.driving.discard(self.thread)
+            self._drive.stand_aside()
             self._achunks = None  # its event loop closes it
 
     # -- chunks ---------------------------------------------------------------------------------
