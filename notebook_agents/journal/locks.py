@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+import weakref
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -22,12 +23,11 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
-        self._pid = 0
+        _locks.add(self)
 
     def _descriptor(self) -> int:
-        if self._pid != os.getpid():  # a forked child must not share its parent's lock
+        if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._pid = os.getpid()
         return self._fd
 
     def wait(self) -> None:
@@ -68,13 +68,30 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        fcntl.flock(self._descriptor(), fcntl.LOCK_UN)
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the lock's file."""
-        if self._pid == os.getpid() and self._fd >= 0:
+        """Give the lock back and close its file."""
+        self.release()  # a child that was forked a moment ago may still have the file open
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._pid = -1, 0
+            self._fd = -1
+
+
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Have no part in the parent's locks: they would outlive it if it is killed."""
+    for lock in list(_locks):
+        lock._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Life(Enum):

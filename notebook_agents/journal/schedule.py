@@ -41,11 +41,16 @@ class Schedule:
         if self._asked is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_SECONDS
-        if self._due(last) and (self._worker is None or not self._worker.is_alive()):
+        if not self.busy and self._due(last):
             self._worker = threading.Thread(
                 target=self._run, name="notebook-agents-backup", daemon=True
             )
             self._worker.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a backup is being made."""
+        return self._worker is not None and self._worker.is_alive()
 
     def wait(self) -> None:
         """Wait for a backup that is being made."""
