@@ -250,9 +250,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("file", ["queue.lock", "queue.mark", "queue.sqlite"])
-def test_too_many_open_files_are_said_and_damage_nothing(
-    file: str, home: Path, shim: Shim
-) -> None:
+def test_too_many_open_files_are_said_and_damage_nothing(file: str, home: Path, shim: Shim) -> None:
     """A process that cannot open what it needs records nothing; it goes on when it can."""
     said = shim.run(
         SYNCS

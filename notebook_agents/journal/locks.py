@@ -11,6 +11,8 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from notebook_agents.journal import stalls
+
 
 class FileLock:
     """An exclusive lock on a file of its own, held by at most one process.
@@ -31,12 +33,20 @@ class FileLock:
         return self._fd
 
     def wait(self) -> None:
-        """Take the lock; wait for it as long as it takes.
+        """Take the lock; wait for it as long as it takes, and say if that is long.
 
         Call it inside the `try` whose `finally` releases: a signal that raises between the two
         would otherwise leave other processes waiting. Releasing what is not held does nothing.
         """
-        fcntl.flock(self._descriptor(), fcntl.LOCK_EX)
+        fd = self._descriptor()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                stalls.begin(self.path)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            finally:
+                stalls.end()
 
     def acquire(self, seconds: float) -> bool:
         """Take the lock within `seconds`; say whether it was got."""
@@ -145,6 +155,11 @@ def _stat(pid: int) -> tuple[str, int]:
         return "", 0
     fields = stat.rpartition(")")[2].split()
     return ("", 0) if fields[0] in "ZX" else (fields[0], int(fields[19]))
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was stopped (Ctrl-Z, SIGSTOP, a debugger), as far as that is told."""
+    return _stat(pid)[0] in ("T", "t")
 
 
 def process_started(pid: int) -> int:

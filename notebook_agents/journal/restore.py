@@ -255,6 +255,8 @@ def _away(home: Path) -> list[tuple[str, str]]:
     for path in sorted([*home.glob(f"{FILE}*"), *home.glob("journal.*.duckdb*")]):
         main = FILE if path.name.startswith(FILE) else path.name.removesuffix(".wal")
         log = path.name.removeprefix(main)
-        if log in ("", "-wal", "-shm", "-journal", ".wal") and (main == FILE or _ARCHIVE.fullmatch(main)):
+        if log in ("", "-wal", "-shm", "-journal", ".wal") and (
+            main == FILE or _ARCHIVE.fullmatch(main)
+        ):
             away.append((path.name, f"{main}.{stamp}{log}"))
     return away
