@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -12,13 +13,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crash.processes import fork
 from support.checks import chain
 from support.command_line import inside
 from test_journal import names, note
 
 import notebook_agents as na
 from notebook_agents.errors import JournalBusyError, JournalDamagedError, NoJournalError, UsageError
-from notebook_agents.journal import Journal
+from notebook_agents.journal import Journal, presence
 from notebook_agents.journal.backup import backup, backups, newest_backup, restore
 from notebook_agents.model import RunStatus
 
@@ -285,6 +287,16 @@ def test_an_altered_backup_is_refused_and_nothing_is_changed(home: Path) -> None
     assert {name: restored[name] for name in before} == before
 
 
+def test_a_file_of_somebody_elses_is_left_alone(home: Path) -> None:
+    """A copy that a person made in the journal's directory is no part of the journal."""
+    fill(home, "a", ingest=True)
+    made = backup(home)
+    shutil.copy(home / "journal.1.duckdb", home / "journal.copy.duckdb")
+    assert restore(made.path, home, newer=True).complete
+    assert (home / "journal.copy.duckdb").exists()
+    assert len(held(home)["a"]) == 5
+
+
 def test_an_open_journal_is_not_exchanged(home: Path, tmp_path: Path) -> None:
     """Who has it open is named: what that process would append to the old files would be lost."""
     fill(home, "a")
@@ -451,7 +463,60 @@ def test_a_backup_that_cannot_be_made_stops_no_run(
     assert "no backup of" in caplog.text
     monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "daily")
     with pytest.raises(UsageError, match="NOTEBOOK_AGENTS_BACKUP_HOURS=daily"):
-        Journal.open(home)
+        Journal.open(home, mode="exclusive")
+    assert presence.who(home) == "?"  # who was refused has nothing open
+    monkeypatch.delenv("NOTEBOOK_AGENTS_BACKUP_HOURS")
+    assert list(held(home)) == ["a"]
+
+
+def test_a_backup_that_cannot_be_read_stops_no_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is none, whether the disk fails or another process is just removing it."""
+    fill(home, "a")
+    broken = backup(home).path / "backup.json"
+    whole = backup(home)
+    broken.unlink()
+    broken.symlink_to("/proc/self/mem")  # whoever reads it gets an input/output error
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "24")
+    fill(home, "a")
+    assert [each.path for each in backups(home)] == [whole.path]
+
+
+def test_processes_that_find_a_backup_due_together_make_one(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else five kernels would push all but the last hour's out of those that are kept."""
+    fill(home, "a", count=1)
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "24")
+    gate = os.pipe()
+
+    def kernel() -> None:
+        os.close(gate[1])
+        with Journal.open(home) as journal:
+            os.read(gate[0], 1)
+            journal.append([note("more", thread="a")], durable=True)
+
+    kernels = [fork(kernel, tmp_path / f"{number}.log") for number in range(5)]
+    os.close(gate[0])
+    os.close(gate[1])
+    assert [each.end() for each in kernels] == [0] * 5
+    assert len(backups(home)) == 1
+
+
+def test_what_is_backed_up_after_a_restore_is_the_newest(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts on from an earlier number than the backups of what was given up, and is kept."""
+    fill(home, "a", count=2)
+    first = backup(home)
+    fill(home, "a", count=8)
+    backup(home)
+    restore(first.path, home, newer=False)
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "0")
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_KEEP", "1")
+    fill(home, "a", count=1)
+    assert [each.last for each in backups(home)] == [3]
 
 
 # -- the commands ------------------------------------------------------------------------------

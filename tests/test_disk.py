@@ -139,7 +139,7 @@ print(json.dumps({name: run(root / name, "") for name in names}))
 
 
 SYNCS = """
-import errno, os, pathlib
+import errno, os, pathlib, sys
 from notebook_agents.errors import JournalWriteError
 from notebook_agents.journal import Journal
 from support.syscalls import fail, mend
@@ -204,6 +204,76 @@ os._exit(0)
         home,
     )
     assert said.split() == ["acknowledged"] + ["refused"] * 3
+
+
+def test_a_sync_that_is_lost_before_a_fork_is_not_forgotten(home: Path, shim: Shim) -> None:
+    """Nobody waits for that sync, and the next one would succeed: nothing is acknowledged on it."""
+    said = shim.run(
+        SYNCS
+        + """
+journal = Journal.open(home)
+print(told(journal, "a"))
+journal.append([note("b")], durable=False)
+fail("sync", "queue.sqlite-wal", errno.EIO, times=1)
+if pid := os.fork():
+    os.waitpid(pid, 0)
+    print(told(journal, "c"), (home / "queue.unsynced").exists())
+sys.stdout.flush()
+os._exit(0)
+""",
+        home,
+    )
+    assert said.split() == ["acknowledged", "refused", "True"]
+
+
+def test_a_journal_whose_disk_fails_for_good_is_closed(home: Path, shim: Shim) -> None:
+    """`close` says so as `append` does, and leaves nothing open."""
+    said = shim.run(
+        SYNCS
+        + """
+journal = Journal.open(home)
+journal.append([note("a")], durable=True)
+fail("sync", "queue.sqlite-wal", errno.EIO)
+print(told(journal, "b"))
+try:
+    journal.close()
+except JournalWriteError:
+    print("refused")
+left = [path for path in map(os.path.realpath, pathlib.Path("/proc/self/fd").iterdir())]
+print([path for path in left if path.startswith(str(home))])
+sys.stdout.flush()
+os._exit(0)
+""",
+        home,
+    )
+    assert said.split() == ["refused", "refused", "[]"]
+
+
+@pytest.mark.parametrize("file", ["queue.lock", "queue.mark", "queue.sqlite"])
+def test_too_many_open_files_are_said_and_damage_nothing(file: str, home: Path, shim: Shim) -> None:
+    """A process that cannot open what it needs records nothing; it goes on when it can."""
+    said = shim.run(
+        SYNCS
+        + f"""
+with Journal.open(home) as journal:
+    print(told(journal, "a"))
+journal = Journal.open(home)
+for op in ("open", "create"):
+    fail(op, {file!r}, errno.EMFILE)
+print(told(journal, "b"))
+try:
+    journal.data_key("new")
+except JournalWriteError as error:
+    print("refused")
+mend()
+print(told(journal, "c"))
+journal.close()
+with Journal.open(home) as journal:
+    print(*(record.name for record in journal.select(thread="t")))
+""",
+        home,
+    )
+    assert said.split() == ["acknowledged", "refused", "refused", "acknowledged", "a", "c"]
 
 
 def test_duckdb_that_cannot_write_leaves_the_records_in_the_queue(home: Path, shim: Shim) -> None:

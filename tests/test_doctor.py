@@ -101,6 +101,9 @@ def test_each_thing_that_can_be_wrong_with_the_files_has_its_remedy(
     (home / "queue.lock").chmod(0o644)
     assert found("permissions").remedy == f"chmod 600 {home / 'queue.lock'}"
     (home / "queue.lock").chmod(0o600)
+    (home / ".#notes").symlink_to("nowhere")  # as an editor leaves one
+    assert found("permissions").level is Level.OK
+    (home / ".#notes").unlink()
 
     assert found("backups").found.startswith("none")
     backup(home)

@@ -13,8 +13,12 @@ import pytest
 from support.checks import State, add, chain
 
 import notebook_agents as na
+from notebook_agents import faults
 from notebook_agents.errors import ThreadBusyError
+from notebook_agents.faults import Fault
 from notebook_agents.journal import Draft
+from notebook_agents.journal.backup import backups
+from notebook_agents.journal.forks import open_journals
 from notebook_agents.model import Kind, RunStatus
 
 EXITS = Path(__file__).parent / "support" / "exits.py"
@@ -137,3 +141,54 @@ def test_a_subinterpreter(python, code):
     assert done.code == 1
     assert "NotDurableError" in done.err
     assert "in a process of its own" in done.err
+
+
+def test_a_child_does_not_keep_a_killed_parents_locks(home, forked):
+    """A parent that is killed inside a transaction gives its lock back, though a child lives on."""
+    gate = os.pipe()
+
+    def parent() -> None:
+        journal = na.Journal.open(home)
+        note(journal, "parent", 1)
+        if os.fork() == 0:
+            os.close(gate[1])
+            os.read(gate[0], 1)  # until the test is over
+            os._exit(0)
+        faults.arm(lambda at: at is Fault.COMMIT_BEFORE and os.kill(os.getpid(), signal.SIGKILL))
+        note(journal, "parent", 1)
+
+    def later() -> None:
+        os.close(gate[1])
+        signal.alarm(20)  # it would wait for as long as the child lives
+        with na.Journal.open(home) as journal:
+            note(journal, "later", 1)
+            assert len(journal.select(thread="parent")) == 1
+
+    if (killed := os.fork()) == 0:  # not `forked`: that would wait for the child, too
+        try:
+            parent()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == -signal.SIGKILL
+    try:
+        assert forked(later) == 0
+    finally:
+        os.close(gate[1])
+        os.close(gate[0])
+
+
+def test_forks_beside_a_scheduled_backup(home, forked, monkeypatch):
+    """A process that forks while its backups are made neither hangs nor takes them along."""
+    monkeypatch.setenv("NOTEBOOK_AGENTS_BACKUP_HOURS", "1")
+
+    def parent() -> None:
+        signal.alarm(60)
+        for number in range(6):
+            with na.Journal.open(home / str(number)) as journal:
+                note(journal, "t", 1)
+                while not backups(home / str(number)):
+                    if (child := os.fork()) == 0:
+                        os._exit(len(open_journals) - 1)
+                    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    assert forked(parent) == 0

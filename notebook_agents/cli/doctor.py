@@ -203,7 +203,7 @@ def _synced_by(folder: Path) -> Path | None:
 
 def _journal(home: Path) -> Iterator[Check]:
     """Look at the journal's two files, its backlog, and whether the key here opens it."""
-    from notebook_agents.cli.doctor_files import examine_queue
+    from notebook_agents.cli.doctor_files import examine_queue, total_of
     from notebook_agents.journal.queue import Queue
 
     try:
@@ -212,7 +212,7 @@ def _journal(home: Path) -> Iterator[Check]:
         yield Check(name="journal", level=Level.BAD, found=str(error))
         return
     try:
-        total = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
+        total = total_of(path for path in home.iterdir() if path.is_file())
         threads = [head.info() for head in queue.heads()]
         open_ = sum(not info.status.finished for info in threads)
         found = f"{home}: {len(threads)} threads, {open_} unfinished, {size(total)}"

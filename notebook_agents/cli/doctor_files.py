@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,22 @@ from notebook_agents.cli.doctor import Check, Level, size
 from notebook_agents.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from notebook_agents.journal.queue import Queue
 
 _LOCKS = (("queue.lock", "appending"), ("journal.lock", "DuckDB"), ("backup.lock", "a backup"))
 _FEW_INODES = 1000
+_PATIENCE_SECONDS = 2.0
+
+
+def total_of(paths: Iterable[Path]) -> int:
+    """Return the bytes of those of the files that are there: others may be at work."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def examine_files(home: Path) -> Iterator[Check]:
@@ -26,6 +37,7 @@ def examine_files(home: Path) -> Iterator[Check]:
     yield _private(home)
     yield _inodes(home)
     yield _locks(home)
+    yield _write_lock(home)
     yield from _marks(home)
     yield from _backups(home)
     yield from _aside(home)
@@ -35,7 +47,10 @@ def _private(home: Path) -> Check:
     """Whether others can reach the files: payloads are sealed, names and times are not."""
     if os.name == "posix":
         for path in (home, *sorted(home.iterdir())):
-            info = path.stat()
+            try:
+                info = path.stat()
+            except FileNotFoundError:  # renamed or removed meanwhile, or a link to nowhere
+                continue
             wanted = 0o700 if path.is_dir() else 0o600
             if info.st_uid != os.geteuid() and os.geteuid() != 0:
                 return Check(
@@ -76,6 +91,29 @@ def _locks(home: Path) -> Check:
     users = holders(home / USERS)
     found = f"open in {_processes(users)}" if users else "open nowhere"
     return Check(name="in use", level=Level.OK, found="; ".join([found, *told]))
+
+
+def _write_lock(home: Path) -> Check:
+    """Whether somebody keeps all others from writing, and writes nothing."""
+    from notebook_agents.journal import stalls
+    from notebook_agents.journal.locks import FileLock
+
+    path = home / "queue.lock"
+    begun, written = datetime.now(UTC), stalls.written_at(home)
+    lock = FileLock(path)
+    try:
+        free = not path.exists() or lock.acquire(_PATIENCE_SECONDS)
+    except OSError:
+        free = True  # `access` says so
+    finally:
+        lock.close()
+    if free or stalls.written_at(home) != written:
+        return Check(name="write lock", level=Level.OK, found="nobody keeps it")
+    found, remedy = stalls.stuck(path, begun)
+    if written:
+        last = datetime.fromtimestamp(written, UTC)
+        found += f"; nothing was recorded after {last:%Y-%m-%d %H:%M:%S} UTC"
+    return Check(name="write lock", level=Level.BAD, found=found, remedy=remedy)
 
 
 def _processes(pids: list[int]) -> str:
@@ -138,7 +176,7 @@ def _backups(home: Path) -> Iterator[Check]:
 def _aside(home: Path) -> Iterator[Check]:
     aside = [p for p in home.iterdir() if ".replaced-" in p.name or ".damaged-" in p.name]
     if aside:
-        total = size(sum(path.stat().st_size for path in aside))
+        total = size(total_of(aside))
         yield Check(
             name="put aside",
             level=Level.OK,

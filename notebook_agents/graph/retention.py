@@ -1,20 +1,57 @@
-"""What of the checkpoints may go: the deletions that `JournalSaver` appends, and its refusals."""
+"""What of the checkpoints may go: the deletions that `JournalSaver` appends, and its refusals.
+
+Each deletion names the token that the thread had when nobody drove it. The append compares it in
+its own transaction, so a driver that began in between is seen: see `settled`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import RunUnfinishedError
+from notebook_agents.errors import FencedError, RunUnfinishedError
 from notebook_agents.graph.checkpoints import Reader
 from notebook_agents.graph.history import KINDS, History
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Draft, Journal
     from notebook_agents.journal.queue import Head
+
+
+_TRIES = 3
+
+
+def settled(journal: Journal, drafts: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
+    """Append the deletions that `drafts` returns; look again where a driver began meanwhile.
+
+    Returns:
+        What was appended.
+
+    Raises:
+        ThreadBusyError, RunUnfinishedError: See `drafts`; nothing is deleted.
+        FencedError: One driver after the other takes a thread and gives it back.
+    """
+    for left in reversed(range(_TRIES)):
+        found = drafts()
+        try:
+            if found:
+                journal.append(found, durable=True)
+        except FencedError:
+            if not left:
+                raise
+        else:
+            return found
+    raise AssertionError
+
+
+def _by(head: Head, drafts: list[Draft]) -> list[Draft]:
+    """Have deletions refused once another driver than the thread's last one has it."""
+    for draft in drafts:
+        draft.token = head.token
+    return drafts
 
 
 def without_older(journal: Journal, codec: StateCodec, threads: Sequence[str]) -> list[Draft]:
@@ -27,7 +64,8 @@ def without_older(journal: Journal, codec: StateCodec, threads: Sequence[str]) -
     """
     drafts: list[Draft] = []
     for thread in threads:
-        if journal.at_rest(thread, then="prune it") is None:
+        head = journal.at_rest(thread, then="prune it")
+        if head is None:
             continue
         with journal.reading():
             history = History(journal.select(thread=thread, kinds=KINDS))
@@ -37,7 +75,8 @@ def without_older(journal: Journal, codec: StateCodec, threads: Sequence[str]) -
                 for place in history.places()
                 if place.ns in newest and place.id < (newest[place.ns].ref or "")
             ]
-            drafts += history.without(older, newest.values(), Reader(journal, codec), show=True)
+            gone = history.without(older, newest.values(), Reader(journal, codec), show=True)
+            drafts += _by(head, gone)
     return drafts
 
 
@@ -63,12 +102,14 @@ def without_runs(journal: Journal, codec: StateCodec, run_ids: set[str]) -> list
             if not gone:
                 continue
             head = journal.at_rest(thread, then="delete the run's checkpoints")
+            if head is None:  # the thread was deleted a moment ago
+                continue
             newest = {record.seq for record in history.newest().values()}
             for record in gone.values():
-                if head is not None and (record.seq in newest or record.run == head.run):
+                if record.seq in newest or record.run == head.run:
                     _check(head)
             kept = [record for place, record in history.shown.items() if place not in gone]
-            drafts += history.without(gone, kept, Reader(journal, codec), show=False)
+            drafts += _by(head, history.without(gone, kept, Reader(journal, codec), show=False))
     return drafts
 
 

@@ -24,7 +24,7 @@ from notebook_agents.journal.values import Encoder
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import (
@@ -151,8 +151,8 @@ class JournalSaver(BaseCheckpointSaver[int]):
             ThreadBusyError: A living process drives one of the threads.
             RunUnfinishedError: An agent's unfinished run rests on one of the checkpoints.
         """
-        drafts = retention.without_runs(self.journal, self._codec, set(map(str, run_ids)))
-        self._delete(drafts)
+        wanted = set(map(str, run_ids))
+        self._delete(lambda: retention.without_runs(self.journal, self._codec, wanted))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete runs' checkpoints without blocking the event loop; see `delete_for_runs`."""
@@ -179,7 +179,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
             for thread in threads:
                 self.delete_thread(thread)
         elif strategy == "keep_latest":
-            self._delete(retention.without_older(self.journal, self._codec, threads))
+            self._delete(lambda: retention.without_older(self.journal, self._codec, threads))
         else:
             raise UsageError(
                 f"there is no strategy {strategy!r} to prune threads with: give 'keep_latest' or "
@@ -190,10 +190,8 @@ class JournalSaver(BaseCheckpointSaver[int]):
         """Prune threads without blocking the event loop; see `prune`."""
         await asyncio.to_thread(self.prune, thread_ids, strategy=strategy)
 
-    def _delete(self, drafts: Sequence[Draft]) -> None:
-        if drafts:
-            self.journal.append(drafts, durable=True)
-        for thread in {draft.thread for draft in drafts}:
+    def _delete(self, drafts: Callable[[], Sequence[Draft]]) -> None:
+        for thread in {draft.thread for draft in retention.settled(self.journal, drafts)}:
             self._forget(thread)
 
     def _forget(self, thread: str) -> None:

@@ -7,6 +7,7 @@ sealed them is worth nothing. Keep a copy of that key elsewhere.
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,17 @@ def backup(home: Path, dest: Path | None = None) -> Backup:
         JournalWriteError: The disk is full or fails; what was begun is removed.
     """
     folder = home / FOLDER if dest is None else dest
+    with backing_up(home, folder) as journal:
+        return make(journal, folder)
+
+
+@contextmanager
+def backing_up(home: Path, folder: Path) -> Iterator[Journal]:
+    """Open a journal for a backup in a folder: nobody else makes or removes one in the block.
+
+    Raises:
+        NoJournalError, JournalBusyError, JournalDamagedError, JournalWriteError: See `backup`.
+    """
     lock = FileLock(home / "backup.lock")
     with Journal.open(home, create=False, scheduled=False) as journal:
         try:
@@ -68,12 +80,13 @@ def backup(home: Path, dest: Path | None = None) -> Backup:
                         f"process {lock.holder()} is making a backup of {home}: wait for it"
                     )
                 lock.write_holder()
-                return _make(journal, folder)
+                yield journal
         finally:
             lock.close()
 
 
-def _make(journal: Journal, folder: Path) -> Backup:
+def make(journal: Journal, folder: Path) -> Backup:
+    """Make a backup; see `backing_up`."""
     created = clock.from_us(clock.now_us()).astimezone(UTC)
     make_directory(folder)
     for left in folder.glob(f".{journal.id[:8]}-*"):  # by a process that died: we have the lock
@@ -115,9 +128,12 @@ def backups(home: Path, folder: Path | None = None) -> list[Backup]:
     """
     found = list(_read(home / FOLDER if folder is None else folder))
     # By what is in them, since the clock may have been set back. A journal that was begun anew
-    # counts from 1 again: of two journals the one that was backed up last comes last.
+    # counts from 1 again, and one that was restored from an earlier number, as a later generation:
+    # of two journals the one that was backed up last comes last.
     since = {each.journal: each.created for each in sorted(found, key=lambda one: one.created)}
-    return sorted(found, key=lambda one: (since[one.journal], one.last, one.created))
+    return sorted(
+        found, key=lambda one: (since[one.journal], one.generation, one.last, one.created)
+    )
 
 
 def _read(folder: Path) -> Iterator[Backup]:
@@ -126,8 +142,8 @@ def _read(folder: Path) -> Iterator[Backup]:
     for path in folder.iterdir():
         try:
             yield read_backup(path)
-        except NotebookAgentsError:
-            continue  # unfinished, damaged, or something else
+        except (NotebookAgentsError, OSError):
+            continue  # unfinished, damaged, just being removed, or something else
 
 
 def newest_backup(home: Path) -> Path | None:

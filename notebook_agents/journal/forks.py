@@ -28,13 +28,23 @@ def _before_fork() -> None:
     lock of its own: when the parent closes, SQLite there deletes the log, and what the child
     commits from then on goes nowhere.
     """
-    opening.acquire()
+    _between_backups()
     for journal in list(open_journals):
-        journal._backups.wait()
         journal._archive.bursting.acquire()
         journal._writer.leading.acquire()
         journal._writer.rest()
         journal._queue.before_fork()
+
+
+def _between_backups() -> None:
+    """Have nothing opened, with no scheduled backup at work: that opens the journal once more."""
+    while True:
+        for journal in list(open_journals):
+            journal._backups.wait()
+        opening.acquire()
+        if not any(journal._backups.busy for journal in list(open_journals)):
+            return
+        opening.release()
 
 
 def _after_fork_in_parent() -> None:

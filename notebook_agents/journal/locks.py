@@ -6,9 +6,12 @@ import fcntl
 import os
 import socket
 import time
+import weakref
 from enum import Enum
 from functools import cache
 from pathlib import Path
+
+from notebook_agents.journal import stalls
 
 
 class FileLock:
@@ -22,21 +25,28 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
-        self._pid = 0
+        _locks.add(self)
 
     def _descriptor(self) -> int:
-        if self._pid != os.getpid():  # a forked child must not share its parent's lock
+        if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._pid = os.getpid()
         return self._fd
 
     def wait(self) -> None:
-        """Take the lock; wait for it as long as it takes.
+        """Take the lock; wait for it as long as it takes, and say if that is long.
 
         Call it inside the `try` whose `finally` releases: a signal that raises between the two
         would otherwise leave other processes waiting. Releasing what is not held does nothing.
         """
-        fcntl.flock(self._descriptor(), fcntl.LOCK_EX)
+        fd = self._descriptor()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                stalls.begin(self.path)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            finally:
+                stalls.end()
 
     def acquire(self, seconds: float) -> bool:
         """Take the lock within `seconds`; say whether it was got."""
@@ -68,13 +78,30 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        fcntl.flock(self._descriptor(), fcntl.LOCK_UN)
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the lock's file."""
-        if self._pid == os.getpid() and self._fd >= 0:
+        """Give the lock back and close its file."""
+        self.release()  # a child that was forked a moment ago may still have the file open
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._pid = -1, 0
+            self._fd = -1
+
+
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Have no part in the parent's locks: they would outlive it if it is killed."""
+    for lock in list(_locks):
+        lock._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Life(Enum):
@@ -128,6 +155,11 @@ def _stat(pid: int) -> tuple[str, int]:
         return "", 0
     fields = stat.rpartition(")")[2].split()
     return ("", 0) if fields[0] in "ZX" else (fields[0], int(fields[19]))
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was stopped (Ctrl-Z, SIGSTOP, a debugger), as far as that is told."""
+    return _stat(pid)[0] in ("T", "t")
 
 
 def process_started(pid: int) -> int:

@@ -125,14 +125,13 @@ class Log:
             if seq:
                 self._marker.synced(seq)
 
+    def sync_all(self) -> None:
+        """Return when every commit is on disk; see `sync`."""
+        self.sync(self._committed)
+
     def close(self) -> None:
-        """Have everything on disk and close what it opened; no commit may come any more."""
+        """Close what it opened; no commit may come any more."""
         with self._syncing:
-            if self._ours and self._synced < self._committed:
-                if self._fd < 0:
-                    self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                _to_disk(self._fd)
-                self._synced = self._committed
             self._marker.close()
             if self._fd >= 0:
                 os.close(self._fd)

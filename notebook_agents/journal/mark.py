@@ -132,11 +132,16 @@ class Marker:
         journal_id: Its id.
         newest: The newest number in the queue now.
         generation: The DuckDB file's generation.
+
+    Raises:
+        OSError: The mark may say that the queue is closed, and that cannot be taken back: whatever
+            is written now would look like damage.
     """
 
     def __init__(self, home: Path, *, journal_id: str, newest: int, generation: int) -> None:
         path = home / FILE
         found = read(home)
+        closed = path.exists() if found is None else found.digest is not None
         self._fd = -1
         try:
             if found is None or not found.same_boot or not names(found, journal_id):
@@ -149,6 +154,8 @@ class Marker:
                 os.fsync(self._fd)
         except OSError as error:
             self._fail(error)
+            if closed:
+                raise
 
     def committed(self, seq: int) -> None:
         """Note the newest number; under the lock of the transaction that gave it."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUILDING = ".restoring."
-_LIVE = re.compile(r"journal\.\d+\.duckdb").fullmatch
+_ARCHIVE = re.compile(r"journal\.(\d+)\.duckdb")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +87,8 @@ def restore(backup: Path, home: Path, *, newer: bool) -> Report:
 
 
 def _restore(source: Backup, home: Path, *, newer: bool) -> Report:
-    taken = [int(path.name.split(".")[1]) for path in home.glob("journal.*.duckdb*")]
-    generation = max([source.generation, *taken]) + 1
+    taken = [_ARCHIVE.match(path.name) for path in home.iterdir()]
+    generation = max([source.generation, *(int(found[1]) for found in taken if found)]) + 1
     queue = home / f"{_BUILDING}{FILE}"
     archive = home / f"{_BUILDING}journal.{generation}.duckdb"
     keys = home / f"{_BUILDING}{keycopy.FILE}"
@@ -255,6 +255,8 @@ def _away(home: Path) -> list[tuple[str, str]]:
     for path in sorted([*home.glob(f"{FILE}*"), *home.glob("journal.*.duckdb*")]):
         main = FILE if path.name.startswith(FILE) else path.name.removesuffix(".wal")
         log = path.name.removeprefix(main)
-        if log in ("", "-wal", "-shm", "-journal", ".wal") and (main == FILE or _LIVE(main)):
+        if log in ("", "-wal", "-shm", "-journal", ".wal") and (
+            main == FILE or _ARCHIVE.fullmatch(main)
+        ):
             away.append((path.name, f"{main}.{stamp}{log}"))
     return away

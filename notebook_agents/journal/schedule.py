@@ -41,11 +41,16 @@ class Schedule:
         if self._asked is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_SECONDS
-        if self._due(last) and (self._worker is None or not self._worker.is_alive()):
+        if not self.busy and self._seems_due(last):
             self._worker = threading.Thread(
                 target=self._run, name="notebook-agents-backup", daemon=True
             )
             self._worker.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a backup is being made."""
+        return self._worker is not None and self._worker.is_alive()
 
     def wait(self) -> None:
         """Wait for a backup that is being made."""
@@ -54,8 +59,15 @@ class Schedule:
 
     def at_close(self, last: int) -> None:
         """Make a backup if one is due."""
-        if self._asked is not None and self._due(last):
+        if self._asked is not None and self._seems_due(last):
             self._run()
+
+    def _seems_due(self, last: int) -> bool:
+        try:
+            return self._due(last)
+        except OSError as error:
+            self._warn(error)
+            return False
 
     def _due(self, last: int) -> bool:
         from notebook_agents.journal.backup import backups
@@ -69,16 +81,22 @@ class Schedule:
         return found[-1].last != last and not timedelta() <= age < self._asked.every
 
     def _run(self) -> None:
-        from notebook_agents.journal.backup import backup, backups
+        from notebook_agents.journal.backup import FOLDER, backing_up, backups, make
 
         assert self._asked is not None
         try:
-            made = backup(self._home)
-            kept = [each for each in backups(self._home) if each.journal == made.journal]
-            for old in kept[: -self._asked.keep]:
-                _remove(old)
+            with backing_up(self._home, self._home / FOLDER) as journal:
+                if not self._due(journal.newest()):
+                    return  # another process has made it, while this one waited for its turn
+                made = make(journal, self._home / FOLDER)
+                kept = [each for each in backups(self._home) if each.journal == made.journal]
+                for old in kept[: -self._asked.keep]:
+                    _remove(old)
         except (NotebookAgentsError, OSError) as error:
-            _logger.warning("no backup of %s was made: %s", self._home, error)
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        _logger.warning("no backup of %s was made: %s", self._home, error)
 
 
 def _remove(old: Backup) -> None:

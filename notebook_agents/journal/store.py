@@ -73,6 +73,7 @@ class Journal:
     def _open(self, home: Path, *, mode: Mode, create: bool, scheduled: bool) -> None:
         self.home = home
         self.mode = mode
+        self._backups = Schedule(home, wanted=scheduled)  # first: it may refuse its settings
         self._queue = Queue(home, create=create)
         self.id = self._queue.journal_id
         self._chunks: dict[str, Chunks] = {}
@@ -95,7 +96,6 @@ class Journal:
             raise
         self.leases = Leases(self._queue, self._writer)
         self._burst_thread: threading.Thread | None = None
-        self._backups = Schedule(home, wanted=scheduled)
         self._ingested_at = self._queue.bounds()[0]
         self._closed = self._closing = False
         self._holds = 0

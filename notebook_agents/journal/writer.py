@@ -209,7 +209,7 @@ class Writer:
                 if pages_in_use(connection) <= _VACUUM_PAGES:
                     connection.execute("VACUUM")
                     log.cut()
-            except sqlite3.OperationalError:
+            except (sqlite3.OperationalError, OSError):
                 pass  # there is no room to make room; the next time will do
             finally:
                 self._file_lock.release()
@@ -238,10 +238,15 @@ class Writer:
             with self.leading:
                 connection, log = self._connection, self._log
                 self._connection = self._log = None
-            if connection is not None and log is not None:
-                log.close()
-                connection.close()
             self._file_lock.close()
+            if connection is not None and log is not None:
+                try:
+                    log.sync_all()
+                except OSError as error:
+                    raise unsynced_error(error, self._path) from error
+                finally:
+                    log.close()
+                    connection.close()
 
     def rest(self) -> None:
         """Close the connection until it is needed again; the caller leads."""
@@ -249,9 +254,10 @@ class Writer:
         if connection is None or log is None or connection.in_transaction:
             return
         try:
-            log.close()
+            log.sync_all()
         except OSError:
-            return  # whoever waits for that sync is told; the connection stays
+            return  # whoever wants something durable from now on is told; the connection stays
+        log.close()
         self._connection = self._log = None
         connection.close()
 
@@ -327,8 +333,15 @@ class Writer:
         if self._broken:
             raise unknown_error(self._path)
         if self._connection is None or self._log is None:  # at first, and after a fork
-            self._connection = connect(self._path)
-            self._log = Log(self._connection, self._path.with_name(self._path.name + "-wal"))
+            connection = connect(self._path)
+            try:
+                # What SQLite cannot open to write it opens to read, and it would stay so.
+                connection.execute("DELETE FROM meta WHERE false")
+                self._log = Log(connection, self._path.with_name(self._path.name + "-wal"))
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         if self._log.lost is not None:
             self._connection.execute("PRAGMA wal_autocheckpoint=0")
         if self._connection.in_transaction:  # a signal's handler raised in the middle of one
