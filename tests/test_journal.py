@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from notebook_agents import faults
 from notebook_agents.errors import FencedError, JournalBusyError, NotDurableError, ThreadBusyError
 from notebook_agents.journal import Claim, Draft, Journal
+from notebook_agents.journal.queue_file import LOG_BYTES
 from notebook_agents.model import Kind, RunStatus
 
 if TYPE_CHECKING:
@@ -65,6 +67,25 @@ def test_appends_are_read_back_in_order_with_gapless_numbers(home: Path) -> None
         assert [record.seq for record in records] == list(range(1, 11))
         assert [record.name for record in records][:3] == ["0a", "0b", "1a"]
         assert journal.payload(3) == b"1a"
+
+
+def test_a_log_with_zeros_behind_its_frames_is_read_after_a_kill(
+    home: Path, tmp_path: Path
+) -> None:
+    """The first durable append makes the log as long as it will become; no record is lost by it."""
+    with Journal.open(home) as journal:
+        journal.append([note("not synced")], durable=False)
+        journal.append([note("first")], durable=True)
+        journal.append([note("second")], durable=True)
+        log = (home / "queue.sqlite-wal").read_bytes()
+        assert len(log) == LOG_BYTES
+        assert not any(log[-LOG_BYTES // 2 :])
+        killed = tmp_path / "killed"
+        shutil.copytree(home, killed)
+    with Journal.open(killed) as journal:
+        journal.append([note("third")], durable=True)
+        assert names(journal) == ["not synced", "first", "second", "third"]
+        assert journal.payload(2) == b"first"
 
 
 def test_staged_records_go_out_before_the_next_append(home: Path) -> None:

@@ -31,6 +31,8 @@ PAGE_BYTES = 512
 WAL_PAGES = 1300
 # The log is folded back at this many pages, and is this long from the start. More leaves larger
 # files after a kill, fewer costs more fsyncs (two per fold).
+LOG_BYTES = 32 + WAL_PAGES * (24 + PAGE_BYTES)
+"""That many frames of the log, behind its header."""
 _NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "lustre")
 
 
