@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from notebook_agents.errors import JournalDamagedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _SQLITE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -67,7 +68,18 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def numbers(seqs: list[tuple[int, int]], most: int = 8) -> str:
+def counted(count: int, word: str) -> str:
+    """Return a number of things in words: "1 record", "2 records"."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def records(seqs: Sequence[tuple[int, int]]) -> str:
+    """Return ranges of record numbers with the word before them: "record 3", "records 3, 7–9"."""
+    word = "record" if len(seqs) == 1 and seqs[0][0] == seqs[0][1] else "records"
+    return f"{word} {numbers(seqs)}"
+
+
+def numbers(seqs: Sequence[tuple[int, int]], most: int = 8) -> str:
     """Return ranges of record numbers as people write them: "3, 7–9"."""
     shown = [str(low) if low == high else f"{low}–{high}" for low, high in seqs[:most]]
     if len(seqs) > most:
