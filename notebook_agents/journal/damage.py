@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SQLITE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_SQLITE_WORDS = ("malformed", "decode to UTF-8", "no such column", "no such table")
 # DuckDB has one class for everything; its messages tell.
 _DUCKDB = (
     "checksum",
@@ -51,7 +52,7 @@ def of(error: BaseException, home: Path) -> JournalDamagedError | None:
     text = first_line(error)
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(_SQLITE) or "malformed" in text or "decode to UTF-8" in text:
+        if name.startswith(_SQLITE) or any(sign in text for sign in _SQLITE_WORDS):
             return found(home, f"queue.sqlite cannot be read ({text})")
     elif is_duckdb(error) and any(sign in text.lower() for sign in _DUCKDB):
         return found(home, f"its DuckDB file cannot be read ({first_line(error)})")

@@ -108,9 +108,11 @@ def _add(found: QueueRemains, path: Path) -> None:
             if isinstance(scope, str) and isinstance(wrapped, bytes):
                 found.keys.setdefault(scope, wrapped)
         for row in _rows(connection, "SELECT * FROM threads", named=True):
-            head = found.heads.get(row["thread"])
-            if isinstance(row["thread"], str) and (head is None or _newer(row, head)):
-                found.heads[row["thread"]] = row
+            thread = row.get("thread")
+            if isinstance(thread, str) and (
+                thread not in found.heads or _newer(row, found.heads[thread])
+            ):
+                found.heads[thread] = row
         for row in _rows(connection, query("queue.every")):
             _add_record(found, row)
 
@@ -141,7 +143,7 @@ def _carve(found: QueueRemains, version: bytes) -> None:
 def _newer(row: dict[str, Any], head: dict[str, Any]) -> bool:
     try:
         return (row["last_seq"], row["token"]) > (head["last_seq"], head["token"])
-    except TypeError:
+    except (KeyError, TypeError):
         return False
 
 

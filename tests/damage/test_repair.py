@@ -263,6 +263,22 @@ def test_what_no_version_wrote_is_damage(copy, shelf, statement):
     assert oracle.read(home).records.keys() == shelf("closed")[1].records.keys() - lost
 
 
+@pytest.mark.parametrize(
+    "column", [b"driver_since   I", b"  last_seq       I", b"    thread         T"]
+)
+def test_a_flipped_bit_in_the_name_of_a_column(copy, shelf, column):
+    """SQLite finds nothing wrong with the file, and does not find the column."""
+    home = copy("killed_early")
+    content = (home / "queue.sqlite").read_bytes()
+    assert column in content
+    other = column.replace(b"e", b"d", 1)
+    (home / "queue.sqlite").write_bytes(content.replace(column, other))
+    with pytest.raises(JournalDamagedError, match="journal repair"):
+        oracle.read(home)
+    assert repair(home).sound
+    assert oracle.read(home).records == shelf("killed_early")[1].records
+
+
 def test_a_check_while_a_thread_is_deleted_finds_nothing(copy, monkeypatch):
     """Heads, keys and records are of one moment, whatever is committed meanwhile."""
     home = copy("closed")
