@@ -30,6 +30,10 @@ SECONDS = 120.0
 """After this a program counts as hung; the slowest honest one takes a few seconds."""
 
 
+# A shell's background job ignores SIGINT, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a test away from this user's key, this folder's journal and LangSmith's server."""

@@ -14,6 +14,7 @@ from langgraph.types import Send
 from support.checks import State, add, ask, chain
 
 import notebook_agents as na
+from notebook_agents.graph.drive import going
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -341,4 +342,51 @@ def test_a_stream_that_nobody_read_is_cancelled(journal):
     agent = na.Agent(chain(add), "streaming", journal)
     with agent.stream({"n": 1}, thread="t"):
         na.cancel("t", journal=journal)
+    assert journal.thread("t").status is RunStatus.CANCELLED
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["run", "stream"])
+def test_cancelled_in_the_last_superstep(journal, streamed):
+    """Nobody gets an answer that was cancelled before its run's end, though every step returned."""
+    entered.clear()
+    gate.clear()
+    agent = na.Agent(chain(slow), "slow", journal)
+    runs: list[na.Run] = []
+
+    def drive() -> None:
+        if streamed:
+            list(agent.stream({"n": 1}, thread="t", key="k"))
+        else:
+            runs.append(agent.run({"n": 1}, thread="t", key="k"))
+
+    worker = threading.Thread(target=drive)
+    worker.start()
+    assert entered.wait(30)
+    na.cancel("t", journal=journal)
+    gate.set()
+    worker.join()
+    run = na.Run(journal, "t", 1)
+    assert run.status is RunStatus.CANCELLED
+    assert [step.outcome for step in run.steps] == [Outcome.RETURNED]
+    assert agent.thread("t").state().values["n"] == 2
+    again = agent.run({"n": 1}, thread="t", key="k")
+    assert (again.number, again.status) == (2, RunStatus.SUCCEEDED)
+
+
+def cancelling(state: State) -> State:
+    """Cancel the run that this node belongs to, and be interrupted."""
+    drive = going(journals[0], "t")
+    assert drive is not None
+    drive.cancel()
+    raise KeyboardInterrupt
+
+
+journals: list[na.Journal] = []
+
+
+def test_ctrl_c_in_a_cancelled_run(journal, monkeypatch):
+    """Ctrl-C is not taken for the end of a run that is being cancelled: it comes out."""
+    monkeypatch.setitem(globals(), "journals", [journal])
+    with pytest.raises(KeyboardInterrupt):
+        na.Agent(chain(cancelling), "both", journal).run({"n": 1}, thread="t")
     assert journal.thread("t").status is RunStatus.CANCELLED

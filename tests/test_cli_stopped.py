@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -134,3 +135,55 @@ def test_on_a_terminal_the_view_is_live_and_leaves_the_result_only(here: Path) -
     assert b"thread t" in seen
     assert b"\x1b[?25h" in seen  # the cursor is back
     assert out.startswith("slow · thread t · run 1 · ✓ succeeded\n")
+
+
+DEAF = '''
+import fcntl, os, signal, threading
+from pathlib import Path
+import notebook_agents as na
+from langgraph.graph import END, START, StateGraph
+
+MAIN = threading.current_thread()
+
+
+def tell_another_thread(number):
+    """Wait until the main thread is inside flock; take the signal in this thread."""
+    waiting = f"-> FLOCK  ADVISORY  WRITE {os.getpid()} "
+    while waiting not in Path("/proc/locks").read_text():
+        pass
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+def blocked(state):
+    number = getattr(signal, Path("number").read_text())
+    holder, asker = (os.open("lock", os.O_CREAT | os.O_RDWR) for _ in range(2))
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    threading.Thread(target=tell_another_thread, args=(number,)).start()
+    try:
+        fcntl.flock(asker, fcntl.LOCK_EX)
+    except KeyboardInterrupt:
+        Path("interrupted").touch()
+        raise
+    return {}
+
+
+graph = StateGraph(dict)
+graph.add_node(blocked)
+graph.add_edge(START, "blocked")
+graph.add_edge("blocked", END)
+deaf = na.Agent(graph.compile(name="deaf"))
+'''
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/locks")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_does_not_interrupt_a_blocking_call_is_answered(
+    name: str, code: int, here: Path
+) -> None:
+    """It came a moment before the call, or to another thread: the call would last for ever."""
+    (here / "deaf.py").write_text(DEAF)
+    (here / "number").write_text(name)
+    done = cli("run", "deaf.py:deaf", "--input", "{}", "--thread", "t")
+    assert done.returncode == code
+    assert (here / "interrupted").exists()
+    assert threads()["t"]["status"] == "orphaned"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START
 from langgraph.types import interrupt
@@ -18,7 +20,8 @@ from support.running import named
 from support.shapes import build, go, names
 
 import notebook_agents as na
-from notebook_agents.model import Outcome, RunStatus
+from notebook_agents import ids
+from notebook_agents.model import Kind, Outcome, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +80,39 @@ def test_a_durable_call_in_a_route(journal, ledger):
     assert [step.outcome for step in run.steps] == [Outcome.RETURNED] * 3
     info = journal.thread("t")
     assert (info.returned, info.intended) == (3, 3)
+
+
+@na.step
+def choice() -> str:
+    """Choose."""
+    return END
+
+
+def picked(_chosen: str, state: State) -> str:
+    """Choose, told something before."""
+    return choice()
+
+
+@pytest.mark.parametrize(
+    ("route", "shown", "recorded"),
+    [
+        (lambda state: choice(), "<lambda>", "RunnableCallable"),
+        (partial(picked, "a"), "picked", "RunnableCallable"),
+        (RunnableLambda(lambda state: choice(), name="choose"), "choose", "choose"),
+    ],
+    ids=["lambda", "partial", "named"],
+)
+def test_the_name_of_a_route(journal, route, shown, recorded):
+    """A route has the name that people gave it; its id is what earlier versions recorded."""
+    run = na.Agent(routed(route), "routing", journal).run({"n": 0}, thread="t")
+    step = run.steps[1]
+    assert step.name == f"first → {shown}"
+    tasks = {
+        record.ref
+        for record in journal.select(thread="t", kinds=[Kind.STEP_INTENDED])
+        if record.step == step.id
+    }
+    assert {ids.route_id("t", task, f"first\0{recorded}\x000") for task in tasks} == {step.id}
 
 
 @pytest.mark.parametrize("start", [False, True], ids=["node", "start"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from datetime import timedelta
 from itertools import islice
@@ -138,6 +137,6 @@ def test_log_follow(home, tmp_path, done):
     child = fork(program, tmp_path / "log")
     go(home)
     until(lambda: child.log.exists() and child.log.read_text().count("run_finished") == 2)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     child.end()
     assert "stopped by Ctrl-C" in child.log.read_text()

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.processes import fork
-from langgraph.graph import START, StateGraph
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 from support.checks import State, chain
 from support.running import Ledger
@@ -124,6 +127,17 @@ def inside(graph: StateGraph[Any, Any, Any]) -> StateGraph[Any, Any, Any]:
     return outer
 
 
+def before_async(graph: StateGraph[Any, Any, Any]) -> StateGraph[Any, Any, Any]:
+    """Return it with a node behind it that has no sync function: all runs on an event loop."""
+
+    async def rest(state: State) -> State:
+        return {}
+
+    graph.add_node(rest)
+    graph.add_edge("end", "rest")
+    return graph
+
+
 def by_run(agent: na.Agent) -> None:
     """Run it."""
     agent.run({"n": 0}, thread="t")
@@ -163,14 +177,16 @@ def returned(run: na.Run) -> list[int]:
     return [len(step.attempts) for step in parts]
 
 
-@pytest.mark.parametrize("shape", [lambda graph: graph, inside], ids=["graph", "subgraph"])
+@pytest.mark.parametrize(
+    "shape", [lambda graph: graph, inside, before_async], ids=["graph", "subgraph", "async"]
+)
 @pytest.mark.parametrize("call", [by_run, by_stream, by_messages])
 def test_ctrl_c_does_not_wait_for_nodes(home, doors, call, shape):
     """It comes out while all nodes block; what they return is kept and none runs again."""
     graph = shape(wide(doors))
     child = of(doors, home, lambda journal: call(na.Agent(graph, "wide", journal)))
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     with na.Journal.open(home) as journal:
         assert journal.thread("t").status is RunStatus.RUNNING
@@ -206,7 +222,7 @@ def test_who_takes_the_thread_up_again_waits(home, doors, reopened, again):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     with (
         na.Journal.open(home) as journal,
@@ -241,7 +257,7 @@ def test_arun_waits_without_blocking_its_loop(home, doors):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("d")
     assert child.end() == 0, child.log.read_text()
 
@@ -261,7 +277,7 @@ def test_no_other_step_begins(home, doors):
 
     child = of(doors, home, program)
     doors.hear("nn")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -279,7 +295,7 @@ def test_nor_a_node_of_a_graph_that_a_step_calls(home, doors):
 
     child = of(doors, home, lambda journal: by_run(na.Agent(chain(calling), "calling", journal)))
     doors.hear("nn")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -287,6 +303,40 @@ def test_nor_a_node_of_a_graph_that_a_step_calls(home, doors):
     with na.Journal.open(home) as journal:
         assert journal.thread("t").driver is None
         assert [step.attempts[-1].outcome for step in _steps(journal)] == [Outcome.UNCERTAIN]
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["threads", "loop"])
+def test_ctrl_c_does_not_wait_for_the_tools_of_one_node(home, doors, loop):
+    """Those that one `ToolNode` runs side by side are kept, and called once."""
+
+    @tool
+    def part(at: str) -> str:
+        """Look there."""
+        doors.say("n")
+        doors.pass_through()
+        doors.ledger.note(at)
+        return at
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode([part]))
+    graph.add_edge(START, "tools")
+    graph.add_node("end", lambda _: {})
+    graph.add_edge("tools", "end")
+    if loop:
+        before_async(graph)
+    calls = [{"name": "part", "args": {"at": at}, "id": at} for at in "ab"]
+    given = {"messages": [AIMessage("", tool_calls=calls)]}
+    program = lambda journal: na.Agent(graph, "tooling", journal).run(given, thread="t")  # noqa: E731
+    child = of(doors, home, program)
+    doors.hear("nn")
+    child.kill(signal.SIGINT)
+    doors.hear("i")
+    doors.open()
+    assert child.end() == 0, child.log.read_text()
+    with na.Journal.open(home) as journal:
+        assert journal.thread("t").driver is None
+        assert returned(program(journal)) == [1, 1]
+    assert sorted(doors.ledger.lines()) == ["a", "b"]
 
 
 def test_ctrl_c_while_langgraph_waits_for_the_siblings_of_a_failed_node(home, doors):
@@ -318,7 +368,7 @@ def test_ctrl_c_while_langgraph_waits_for_the_siblings_of_a_failed_node(home, do
 
     child = of(doors, home, program)
     doors.hear("nf")
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open(1)
     assert child.end() == 0, child.log.read_text()
@@ -345,7 +395,7 @@ def test_a_run_that_was_left_is_cancelled(home, doors):
 
     child = of(doors, home, program)
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     doors.open()
     assert child.end() == 0, child.log.read_text()
@@ -360,7 +410,7 @@ def test_killed_while_steps_that_were_left_run(home, doors):
     graph = wide(doors)
     child = of(doors, home, lambda journal: by_run(na.Agent(graph, "wide", journal)))
     doors.hear("n" * WIDE)
-    child.kill(signal.SIGINT)
+    child.interrupt()
     doors.hear("i")
     child.kill()
     assert child.end() == -signal.SIGKILL
@@ -422,8 +472,6 @@ def script(gate: Callable[[], None]) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        # A shell's background job ignores SIGINT, and its children would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         try:

@@ -35,6 +35,7 @@ from notebook_agents.graph.private import (
     schema_types,
     state_after,
     superstep,
+    threaded,
     with_tool_calls,
 )
 from notebook_agents.runtime.leaving import Workers
@@ -297,3 +298,26 @@ def test_a_graphs_workers_can_be_left(journal: na.Journal) -> None:
     free.set()
     over.get(timeout=5)
     assert ended.is_set()
+
+
+async def test_a_sync_function_is_found_in_its_executor() -> None:
+    """What LangGraph has a worker thread call on an event loop can be called by somebody else."""
+
+    def node(state: State) -> dict[str, Any]:
+        return {"seen": threading.current_thread() is threading.main_thread()}
+
+    async def awaits(state: State) -> dict[str, Any]:
+        return {}
+
+    graph = StateGraph(State).add_node(node).add_node(awaits).add_edge(START, "node").compile()
+    called: list[Any] = []
+
+    def run(function: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(function)
+        return function(*args, **kwargs)
+
+    made = threaded(graph.nodes["node"].bound, {}, run)
+    assert made is not None
+    assert await made.ainvoke({}) == {"seen": False}
+    assert called == [node]
+    assert threaded(graph.nodes["awaits"].bound, {}, run) is None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.processes import fork
-from support.checks import State, chain
+from support.checks import State, add, chain
 from support.holding import holding, until
 
 import notebook_agents as na
 from notebook_agents.errors import ThreadBusyError
 from notebook_agents.graph import requests
+from notebook_agents.graph.drive import Drive
 from notebook_agents.model import Outcome, RunStatus
+from notebook_agents.runtime.driver import RunDriver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,3 +105,47 @@ def test_a_wish_is_for_one_driver(home, held):
         assert held.let_go() < 0
         with pytest.raises(AssertionError, match="it was cancelled before this"):
             na.resume("t", journal=journal)
+
+
+def test_cancelled_while_a_run_is_taken_up(journal, monkeypatch):
+    """A run can be cancelled from when it has its thread: no node of it begins."""
+    load = RunDriver.load
+
+    def cancelled(driver: RunDriver) -> None:
+        na.cancel("t", journal=journal)
+        load(driver)
+
+    monkeypatch.setattr(RunDriver, "load", cancelled)
+    run = na.Agent(chain(never), "never", journal).run({"n": 1}, thread="t")
+    assert (run.status, run.steps) == (RunStatus.CANCELLED, ())
+
+
+def test_a_wish_that_comes_right_behind_the_claim_stands(journal, monkeypatch):
+    """Before there is a run that could be cancelled, the wish is not taken for answered."""
+    start = Drive._start
+    stands: list[bool] = []
+
+    def asked(drive: Drive, *args: Any) -> None:
+        start(drive, *args)
+        token = journal.head("t").token
+        journal.leases.cancel("t", token)
+        journal.leases._answer()
+        stands.append(journal.leases.stands("t", token))
+
+    monkeypatch.setattr(Drive, "_start", asked)
+    na.Agent(chain(add), "adding", journal).run({"n": 1}, thread="t")
+    assert stands == [True]
+
+
+def test_cancelling_a_run_that_its_driver_puts_down(home, journal, monkeypatch):
+    """Where the driver leaves the run unfinished before it takes note, the run is cancelled."""
+    stream = na.Agent(chain(never), "never", journal).stream({"n": 1}, thread="t")
+    with na.Journal.open(home) as other:
+        ask = other.leases.cancel
+
+        def and_close(thread: str, token: int) -> None:
+            ask(thread, token)
+            stream.close()
+
+        monkeypatch.setattr(other.leases, "cancel", and_close)
+        assert na.cancel("t", journal=other).status is RunStatus.CANCELLED

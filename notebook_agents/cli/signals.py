@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 GRACE = 5.0
 """Seconds that running steps have to return after the first signal."""
 
+PATIENCE = 0.1
+"""Seconds after which a signal whose handler has not run is sent again."""
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+_wakeups: list[int] = []
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came.
@@ -57,8 +64,7 @@ def stoppable(how: Callable[[], str], tell: Callable[[Stopped], None]) -> Iterat
         yield  # Python lets only the main thread set handlers
         return
     stop = _Stop(how, tell)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop.handle) for number in numbers}
+    before = {number: signal.signal(number, stop.handle) for number in NUMBERS}
     try:
         yield
     except (KeyboardInterrupt, stopping.RunStopped) as error:
@@ -78,32 +84,61 @@ class _Stop:
     The interpreter waits at its exit for every worker thread, and for the steps still queued behind
     them. So no further step begins: what is queued ends as soon as it starts, and what runs has
     `GRACE` seconds to return. Then the process ends as it would by SIGKILL, which a run survives.
+
+    Python calls a signal's handler between two instructions of the main thread. A signal that comes
+    after the last one before a blocking call does not interrupt that call, so that its handler
+    waits as long as the call does: 2 of 1,500 processes that were about to open a pipe never
+    answered. What Python does at once is to write the signal's number to the wakeup descriptor,
+    where a thread reads it, and sends the signal again until the handler has run.
     """
 
     def __init__(self, how: Callable[[], str], tell: Callable[[Stopped], None]) -> None:
         self._how = how
         self._tell = tell
         self._number: int | None = None
+        self._sent_again = False
         # Started now: to start a thread takes locks, which the code that a signal cuts into may
         # hold. To put something into this queue takes none that could be held.
-        self._news: SimpleQueue[None] = SimpleQueue()
-        threading.Thread(target=self._watch, name="notebook-agents-stop", daemon=True).start()
+        self._over: SimpleQueue[None] = SimpleQueue()
+        numbers, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        _wakeups.append(self._wakeup)
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        threading.Thread(
+            target=self._watch, args=(numbers,), name="notebook-agents-stop", daemon=True
+        ).start()
 
-    def _watch(self) -> None:
-        """After the first signal, give the running steps their time."""
-        self._news.get()
-        try:
-            self._news.get(timeout=GRACE)
-        except Empty:
+    def _watch(self, numbers: int) -> None:
+        """After the first signal, see that it is answered, and give the running steps their time.
+
+        Args:
+            numbers: The descriptor to read the signals' numbers from; closed at the end.
+        """
+        main = threading.main_thread().ident
+        assert main is not None
+        with open(numbers, "rb", buffering=0) as heard:
+            while (number := heard.read(1)) != b"" and number[0] not in NUMBERS:
+                pass  # a signal that has nothing to do with us
+            for _ in range(round(GRACE / PATIENCE)):
+                try:
+                    self._over.get(timeout=PATIENCE)
+                except Empty:
+                    if self._number is None:
+                        self._sent_again = True
+                        signal.pthread_kill(main, number[0])
+                else:
+                    return
             self.leave()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Answer a signal."""
+        again, self._sent_again = self._sent_again, False
         if self._number is not None:
+            if again:
+                return  # the first signal once more, sent while its handler began
             self.leave()
         self._number = number
         stopping.stop()
-        self._news.put(None)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def stopped(self) -> Stopped:
@@ -122,6 +157,19 @@ class _Stop:
 
     def over(self) -> None:
         """Note that the body has ended: the main thread says the rest."""
-        for _ in range(2):  # also where no signal came
-            self._news.put(None)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._over.put(None)
+        _wakeups.remove(self._wakeup)
+        os.close(self._wakeup)
         stopping.go_on()
+
+
+def _in_child() -> None:
+    """Let a signal to a forked child be its own, and its parent's thread end when it is told to."""
+    if _wakeups:
+        signal.set_wakeup_fd(-1)
+    while _wakeups:
+        os.close(_wakeups.pop())
+
+
+os.register_at_fork(after_in_child=_in_child)

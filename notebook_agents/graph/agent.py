@@ -152,7 +152,11 @@ class Agent:
         key: str | None = None,
         new: bool = False,
     ) -> Run:
-        """Do as `run` on the running event loop."""
+        """Do as `run` on the running event loop.
+
+        Cancelling the task that awaits it puts the run down. Sync nodes that run in worker threads
+        are left behind: what they return is recorded, and the last of them gives the thread back.
+        """
         asked = self._asked(input, thread, key, new=new)
         await leaving.wait_for_async(self.journal.id, asked.thread)
         with self.journal.reading():

@@ -20,8 +20,9 @@ def cancel(thread: str, *, journal: Journal | None = None) -> Run:
 
     A run that is driven, by this process or another one, begins no further step; what runs now is
     cancelled where it is async, and let finish where it is not: such steps are named on stderr. It
-    is marked when it has come to its end. A run that nobody drives is marked at once. A finished
-    run stays as it is.
+    is marked when it has come to its end, also where that was its last superstep: nobody gets its
+    answer, and its state keeps what its steps returned. A run that nobody drives is marked at once.
+    A finished run stays as it is.
 
     A model refuses a conversation in which a tool call has no answer. So where the state holds
     messages, each open tool call gets a tool message that says `cancelled`.

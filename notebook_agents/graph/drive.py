@@ -45,10 +45,11 @@ from notebook_agents.graph.wrap import durable, message_channels
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
-from notebook_agents.runtime.leaving import Workers, names_of, was_left
+from notebook_agents.runtime.leaving import was_left
+from notebook_agents.runtime.stopping import RunStopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import StreamMode
@@ -154,7 +155,9 @@ class Drive:
             placed=placed,
         )
         answers = [] if replies is None else replies.drafts(self.driver, serializer)
+        self.workers = self.driver.workers
         self._start(claim, started, digest, answers)
+        _going[journal.id, thread] = self  # from here on it can be cancelled
         try:
             self.driver.load()
             self._saver = DriverSaver(
@@ -163,11 +166,9 @@ class Drive:
             # What the state would refuse shall fail the node, not the graph after it.
             self._saver.result_codec = ResultCodec(serializer, into_state=_keeps_all(graph))
             self.graph = durable(graph, self.driver, self._saver, last_superstep)
-            self.workers = Workers(self.driver)
         except BaseException:
             journal.release(thread, claim.token)
             raise
-        _going[journal.id, thread] = self
 
     def _start(
         self,
@@ -206,7 +207,7 @@ class Drive:
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end and record where it stands."""
         if needs_loop(self.graph):
-            _in_loop_thread(self.ainvoke(given, config, context))
+            _in_loop_thread(self.ainvoke(given, config, context), self.left)
             return
         try:
             with handed_over(self._saver, self.workers):
@@ -222,8 +223,11 @@ class Drive:
             self._task = asyncio.ensure_future(work)
             value = await self._task
             self._ended(value, config)
-        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
+        except BaseException as error:
+            error = await self._after_workers(error)
             self._broke(error)
+            if _cancelled_from_outside(error):
+                raise error from None
 
     # -- cancelling -----------------------------------------------------------------------------
 
@@ -235,10 +239,13 @@ class Drive:
             with suppress(RuntimeError):  # its loop is closed: it has ended
                 task.get_loop().call_soon_threadsafe(self._cut_off, task)
         elif self.driver.under_way:
-            sys.stderr.write(
-                f"thread {self.thread!r} begins no other step, and ends when "
-                f"{names_of(self.driver)} has returned\n"
-            )
+            self._say_what_runs()
+
+    def _say_what_runs(self) -> None:
+        sys.stderr.write(
+            f"thread {self.thread!r} begins no other step, and ends when "
+            f"{self.workers.names} has returned\n"
+        )
 
     def _cut_off(self, task: asyncio.Future[Any]) -> None:
         if self._task is task:  # else a consumer has its chunk: what it does is not the run's
@@ -324,10 +331,10 @@ class Drive:
                     yield part
             self._ended(value, config)
         except BaseException as error:
+            error = await self._after_workers(error)
             self._broke(error)
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                raise  # somebody else cancelled the consumer too
+            if _cancelled_from_outside(error):
+                raise error from None
 
     def _each(self, parts: Generator[Any, None, None]) -> Generator[Part, None, None]:
         """Yield what LangGraph streams; between two chunks the context is the consumer's own."""
@@ -362,12 +369,31 @@ class Drive:
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
 
+    def left(self) -> bool:
+        """Whether the run was left while steps run in worker threads."""
+        return was_left(self.journal.id, self.thread)
+
+    async def _after_workers(self, error: BaseException) -> BaseException:
+        """Wait for what still runs in worker threads, where LangGraph does not; return what ends.
+
+        Whoever cancels the run from outside, or closes its stream, leaves them instead.
+        """
+        cut = isinstance(error, asyncio.CancelledError) and not _cancelled_from_outside(error)
+        if cut or isinstance(error, Exception | RunStopped):
+            if self.driver.cancelled and self.workers.running:
+                self._say_what_runs()
+            try:
+                await self.workers.end()
+            except asyncio.CancelledError as cancelled:
+                return cancelled
+        return error
+
     def _ended(self, value: Any, config: RunnableConfig) -> None:
         waiting = self.driver.waiting
         if not waiting and (self.graph.interrupt_before_nodes or self.graph.interrupt_after_nodes):
             waiting = bool(self.graph.get_state(config).next)
         self._saver.settle()
-        if waiting and self.driver.cancelled:
+        if self.driver.cancelled:  # also in its last superstep: whoever cancels wants no answer
             self.finish_cancelled()
         elif waiting:
             self.driver.finish(RunStatus.WAITING)
@@ -382,6 +408,8 @@ class Drive:
             raise error
         if self.driver.cancelled and not isinstance(error, FencedError | JournalError):
             self.finish_cancelled()
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise error  # no word of the run's
             return
         if isinstance(error, StepInDoubt):
             self._settle()
@@ -441,6 +469,12 @@ class Drive:
             _logger.info("thread %r ended before its state was stored", self.thread, exc_info=True)
 
 
+def _cancelled_from_outside(error: BaseException) -> bool:
+    """Whether somebody else than `na.cancel` cancelled the task that drives a run."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
 def _part(part: Any) -> Part:
     """Return what LangGraph streams; it names no namespace without subgraphs."""
     return part if len(part) == 3 else ((), *part)
@@ -474,8 +508,11 @@ def needs_loop(graph: Graph) -> bool:
     return False
 
 
-def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on a loop of its own in another thread: this one may have a loop already."""
+def _in_loop_thread(work: Coroutine[Any, Any, None], left: Callable[[], bool]) -> None:
+    """Run a coroutine on a loop of its own in another thread: this one may have a loop already.
+
+    The loop's workers are waited for unless they were `left`.
+    """
     context = contextvars.copy_context()
     loop = asyncio.new_event_loop()
     outcome: list[BaseException] = []
@@ -495,7 +532,8 @@ def _in_loop_thread(work: Coroutine[Any, Any, None]) -> None:
         finally:
             try:
                 loop.run_until_complete(loop.shutdown_asyncgens())
-                loop.run_until_complete(loop.shutdown_default_executor())
+                if not left():
+                    loop.run_until_complete(loop.shutdown_default_executor())
             finally:
                 loop.close()
                 ended.put(None)

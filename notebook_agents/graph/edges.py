@@ -16,6 +16,7 @@ the places that the node took, and the routes before it, where they are not run 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable
@@ -49,7 +50,7 @@ def durable_writers(
     paths: list[DurablePath] = []
 
     def wrapped(path: Runnable[Any, Any]) -> DurablePath:
-        name = path.get_name()
+        name = path.get_name()  # part of what is recorded: the same for all lambdas
         ordinal = seen[name] = seen.get(name, -1) + 1
         place = f"{node}\0{name}\0{ordinal}"
         made = DurablePath(path, place, driver=driver, saver=saver, before=tuple(paths))
@@ -134,11 +135,11 @@ class DurablePath(Runnable[Any, Any]):
 
     def step_of(self, info: ExecutionInfo) -> StepState:
         """Return what stands for this route in a task."""
-        node, name, _ = self.place.split("\0")
+        node = self.place.partition("\0")[0]
         return self.driver.route_step(
             info.task_id,
             self.place,
-            name=f"{node} → {name}",
+            name=f"{node} → {_shown(self.inner)}",
             ns=info.checkpoint_ns.rpartition("|")[0],
         )
 
@@ -191,3 +192,13 @@ class DurablePath(Runnable[Any, Any]):
     def _record(self, drafts: list[Draft]) -> None:
         if drafts:
             self.driver.journal.append(drafts, durable=False)
+
+
+def _shown(path: Runnable[Any, Any]) -> str:
+    """Return the name that people know a route function by: `<lambda>` where it has none."""
+    if getattr(path, "name", None):
+        return path.get_name()
+    function = getattr(path, "func", None) or getattr(path, "afunc", None) or path
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -75,6 +75,22 @@ class _Pool(ContextThreadPoolExecutor):
             done.set_exception(error)
         return done
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Wait for what runs, as a `ToolNode` does for its tools, but not after Ctrl-C."""
+        if isinstance(error, KeyboardInterrupt):
+            self.leave()
+            return None
+        try:
+            return super().__exit__(kind, error, traceback)
+        except KeyboardInterrupt:  # it came while we waited
+            self.leave()
+            raise
+
     def leave(self) -> None:
         """Wait for nobody; what is queued ends as soon as it starts."""
         self.shutdown(wait=False)
@@ -90,6 +106,16 @@ class _Pool(ContextThreadPoolExecutor):
 def _executor_for(config: Any) -> Any:
     driving = _driving.get()
     return _original(config) if driving is None else _Pool(config, *driving)
+
+
+def leave_tools(module: Any) -> None:
+    """Have the tools that a `ToolNode` runs side by side in worker threads be left too.
+
+    Args:
+        module: Where `ToolNode` looks for what makes its executor.
+    """
+    if getattr(module, _NAME, None) is _original is not None:
+        setattr(module, _NAME, _executor_for)
 
 
 def _leaving(waits: Callable[..., bool | None]) -> Callable[..., bool | None]:

@@ -9,10 +9,10 @@ import copy
 import dataclasses
 import sys
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
 from langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CALL,
@@ -68,6 +68,8 @@ __all__ = [
     "schema_types",
     "state_after",
     "superstep",
+    "threaded",
+    "tools_module",
     "triggered",
     "with_path",
     "with_tool_calls",
@@ -196,22 +198,60 @@ def triggered(checkpoint: Checkpoint) -> set[str]:
     return found
 
 
+def threaded(
+    bound: Any,
+    given: Any,
+    run: Callable[..., Any],
+) -> Runnable[Any, Any] | None:
+    """Return a node's runnable whose sync function `run` calls, in a worker thread of a loop.
+
+    None where the node has no such function: it awaits, or is no function at all.
+
+    Args:
+        bound: A node's runnable.
+        given: What the node is given.
+        run: Gets the function and its arguments.
+    """
+    afunc = getattr(bound, "afunc", None)
+    if isinstance(afunc, partial) and afunc.func is run_in_executor:
+        function = afunc.args[1]  # an `@entrypoint` has it nowhere else
+    elif is_tool_node(bound) and _is_one_call(given) and is_sync_call(bound, _one_call(given)):
+        function = bound.func
+    else:
+        return None
+    made: Any = copy.copy(bound)
+    made.afunc = partial(run_in_executor, None, partial(run, function))
+    return made  # type: ignore[no-any-return]  # a RunnableCallable
+
+
+def is_sync_call(bound: Any, call: dict[str, Any]) -> bool:
+    """Whether a `ToolNode` on an event loop gives a call to a worker thread and nothing else."""
+    tool = bound.tools_by_name.get(call["name"])
+    wrapped = bound._awrap_tool_call is not None or bound._wrap_tool_call is not None
+    return not wrapped and getattr(tool, "coroutine", tool) is None
+
+
+def tools_module() -> Any:
+    """Return the module of `ToolNode`; None where nobody has loaded it: it shall cost nobody."""
+    return sys.modules.get("langgraph.prebuilt.tool_node")
+
+
 def is_tool_node(bound: Runnable[Any, Any]) -> bool:
     """Whether a node's runnable is a `ToolNode`, or of a subclass of it."""
-    # Who has one has loaded its module; nobody else shall wait for the import.
-    prebuilt = sys.modules.get("langgraph.prebuilt.tool_node")
+    prebuilt = tools_module()
     return prebuilt is not None and isinstance(bound, prebuilt.ToolNode)
 
 
 def with_tool_calls(
     bound: Any,
     run: Callable[[dict[str, Any], str, Execute], Any],
-    arun: Callable[[dict[str, Any], str, Execute], Awaitable[Any]],
+    arun: Callable[[dict[str, Any], str, Execute, Execute | None], Awaitable[Any]],
 ) -> Any:
     """Return a copy of a `ToolNode` that has each of its calls executed by `run` or `arun`.
 
     They get the call, the name of the channel of its messages, and what executes it: that takes a
     list, to which the places are added that the call takes, and the places that other calls have.
+    `arun` gets also what executes it in a worker thread, if nothing in it awaits.
     Not so where the node is given one call and nothing else, as `create_agent` does.
 
     `wrap_tool_call` would do as much for most nodes. But with it a `ToolNode` handles errors that
@@ -220,17 +260,21 @@ def with_tool_calls(
     made = copy.copy(bound)
     key = bound._messages_key
 
-    def run_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+    def sync(call: dict[str, Any], input_type: str, runtime: Any) -> Execute:
         def execute(used: list[str], taken: set[str]) -> Any:
             return bound._run_one(call, input_type, _placed(runtime, used, taken))
 
-        return run(call, key, execute)
+        return execute
+
+    def run_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
+        return run(call, key, sync(call, input_type, runtime))
 
     async def arun_one(call: dict[str, Any], input_type: str, runtime: Any) -> Any:
         async def execute(used: list[str], taken: set[str]) -> Any:
             return await bound._arun_one(call, input_type, _placed(runtime, used, taken))
 
-        return await arun(call, key, execute)
+        threaded = sync(call, input_type, runtime) if is_sync_call(bound, call) else None
+        return await arun(call, key, execute, threaded)
 
     made._run_one, made._arun_one = run_one, arun_one
     # The copy's functions are still the original's own methods.
@@ -306,6 +350,12 @@ def keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> Run
         subgraph_counter=keeping_off("subgraph", scratchpad.subgraph_counter),
     )
     return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
+
+
+def _one_call(given: Any) -> dict[str, Any]:
+    """Return the tool call that a `ToolNode` is given alone."""
+    found: dict[str, Any] = given["tool_call"] if isinstance(given, dict) else given[0]
+    return found
 
 
 def _is_one_call(given: Any) -> bool:

@@ -25,7 +25,8 @@ def cancel_elsewhere(journal: Journal, thread: str) -> bool:
     """Ask the process that drives a thread to cancel its run.
 
     Returns:
-        Whether it was asked and took note, or ended by itself; else nobody drives the thread.
+        Whether it was asked and took note, or the run ended by itself; else nobody drives the
+        thread, and its run is not finished.
 
     Raises:
         ThreadBusyError: It takes no note of it, as a stopped process does not.
@@ -37,8 +38,10 @@ def cancel_elsewhere(journal: Journal, thread: str) -> bool:
     patience = time.monotonic() + _PATIENCE_SECONDS
     while journal.leases.stands(thread, asked.token):
         head = journal.head(thread)
-        if head is None or head.driver is None or head.token != asked.token:
+        if head is None or head.token != asked.token:
             return True
+        if head.driver is None:  # it may have put the run down, to be resumed
+            return head.info().status.finished
         if not head.driven:
             return False
         if time.monotonic() > patience:
@@ -49,7 +52,9 @@ def cancel_elsewhere(journal: Journal, thread: str) -> bool:
     return True
 
 
-def _cancel(journal: Journal, thread: str) -> None:
+def _cancel(journal: Journal, thread: str) -> bool:
+    """Cancel what this process drives; False where it is only about to."""
     drive = going(journal, thread)
     if drive is not None:
         drive.cancel()
+    return drive is not None

@@ -35,9 +35,9 @@ class RunStream:
 
     It drives its thread from the call on. The graph goes on while a chunk is asked for, and
     begins no further superstep while none is. Leaving the loop early, `close`, an error in the
-    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Only Ctrl-C does not
-    wait for nodes in worker threads: the last of them gives the thread back. Use `with` where the
-    stream has a name, or an error's traceback keeps it, and its thread.
+    consumer and Ctrl-C put the run down: it is orphaned and can be resumed. Ctrl-C, and whatever
+    ends an `async for`, waits for no node in a worker thread: the last gives the thread back. Use
+    `with` where the stream has a name, or an error's traceback keeps it, and its thread.
 
     Attributes:
         thread: The thread's name.
@@ -145,7 +145,7 @@ class RunStream:
         _close(self._chunks, self._drive)
 
     async def aclose(self) -> None:
-        """Put the run down, if it has not ended; nodes that are running are cancelled."""
+        """Put the run down, if it has not ended; nodes that are running are cancelled or left."""
         if self._achunks is None:
             self.close()
         elif not self._over:
@@ -218,7 +218,7 @@ class RunStream:
     def _begun(self, drive: Drive) -> Generator[Part, None, None]:
         if needs_loop(drive.graph):
             return _from_loop_thread(
-                drive.astream(*self._call, self._asked(), subgraphs=self._subgraphs)
+                drive.astream(*self._call, self._asked(), subgraphs=self._subgraphs), drive.left
             )
         return drive.stream(*self._call, self._asked(), subgraphs=self._subgraphs)
 
@@ -255,8 +255,13 @@ def _close(chunks: Generator[Part, None, None] | None, drive: Drive) -> None:
         chunks.close()
 
 
-def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, None, None]:
-    """Yield what an async generator yields on a loop of its own in another thread."""
+def _from_loop_thread(
+    chunks: AsyncGenerator[Part, None], left: Callable[[], bool]
+) -> Generator[Part, None, None]:
+    """Yield what an async generator yields on a loop of its own in another thread.
+
+    The loop's workers are waited for unless they were `left`.
+    """
 
     async def following() -> Part | None:
         return await anext(chunks, None)
@@ -265,7 +270,7 @@ def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, Non
         async with aclosing(chunks):
             pass
 
-    loop = _LoopThread()
+    loop = _LoopThread(left)
     try:
         while (part := loop.do(following())) is not None:
             yield part
@@ -279,7 +284,8 @@ def _from_loop_thread(chunks: AsyncGenerator[Part, None]) -> Generator[Part, Non
 class _LoopThread:
     """An event loop in a thread of its own, that does one thing after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: Callable[[], bool]) -> None:
+        self._left = left
         self._loop = asyncio.new_event_loop()
         self._context = contextvars.copy_context()
         self._ended: SimpleQueue[None] = SimpleQueue()
@@ -322,7 +328,8 @@ class _LoopThread:
         finally:
             try:
                 loop.run_until_complete(loop.shutdown_asyncgens())
-                loop.run_until_complete(loop.shutdown_default_executor())
+                if not self._left():
+                    loop.run_until_complete(loop.shutdown_default_executor())
             finally:
                 loop.close()
                 self._ended.put(None)

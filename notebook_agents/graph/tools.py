@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.runnables.config import run_in_executor
 from langgraph.errors import GraphInterrupt
 
-from notebook_agents.graph.private import is_tool_node, with_tool_calls
+from notebook_agents.graph.handover import leave_tools
+from notebook_agents.graph.private import is_tool_node, tools_module, with_tool_calls
 from notebook_agents.graph.wrap import with_message_ids
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
@@ -36,6 +38,7 @@ def durable_tools(bound: Runnable[Any, Any], messages: frozenset[str]) -> Runnab
     """
     if not is_tool_node(bound):
         return bound
+    leave_tools(tools_module())
     calls = _ToolCalls(messages)
     made: Runnable[Any, Any] = with_tool_calls(bound, calls.run, calls.arun)
     return made
@@ -58,6 +61,17 @@ class _ToolCalls:
         attempt, intent = driver.intend(step)
         driver.journal.append([intent], durable=True)
         driver.intended(attempt)
+        return self._work(driver, attempt, execute, used, taken, key)
+
+    def _work(
+        self,
+        driver: RunDriver,
+        attempt: Attempt,
+        execute: Execute,
+        used: list[str],
+        taken: set[str],
+        key: str,
+    ) -> Any:
         try:
             with inside(driver, attempt):
                 value = self._with_ids(execute(used, taken), key)
@@ -71,7 +85,9 @@ class _ToolCalls:
         warn_of_other_calls(driver, attempt)
         return value
 
-    async def arun(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
+    async def arun(
+        self, call: dict[str, Any], key: str, execute: Execute, threaded: Execute | None
+    ) -> Any:
         """Do as `run` without blocking the event loop.
 
         A call that raises or asks ends its `ToolNode`, which would leave its neighbours behind in
@@ -86,7 +102,7 @@ class _ToolCalls:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         under_way.add(ended)
         try:
-            return await self._arun(call, key, execute)
+            return await self._arun(call, key, execute, threaded)
         except Exception as error:
             raised = within[1].raised
             raised.append(error)
@@ -102,7 +118,9 @@ class _ToolCalls:
             if not ended.done():
                 ended.set_result(None)
 
-    async def _arun(self, call: dict[str, Any], key: str, execute: Execute) -> Any:
+    async def _arun(
+        self, call: dict[str, Any], key: str, execute: Execute, threaded: Execute | None
+    ) -> Any:
         used: list[str] = []
         if (place := _place(call)) is None:
             return await execute(used, set())
@@ -112,6 +130,9 @@ class _ToolCalls:
         attempt, intent = driver.intend(step)
         await driver.journal.append_async([intent], durable=True)
         driver.intended(attempt)
+        if threaded is not None:  # recorded where it runs: this coroutine can be cancelled
+            run, rest = driver.workers.run, (threaded, used, taken, key)
+            return await run_in_executor(None, run, self._work, driver, attempt, *rest)
         try:
             with inside(driver, attempt):
                 value = self._with_ids(await execute(used, taken), key)

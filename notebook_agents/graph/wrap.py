@@ -7,6 +7,7 @@ config).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -34,6 +35,7 @@ from notebook_agents.graph.private import (
     path_of,
     replace_call,
     superstep,
+    threaded,
 )
 from notebook_agents.graph.tasks import DurableCall
 from notebook_agents.graph.unhandled import Unhandled, past_handlers
@@ -42,6 +44,8 @@ from notebook_agents.graph.usage import with_usage
 from notebook_agents.runtime.steps import current, decided, inside, warn_of_other_calls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel._read import PregelNode
 
@@ -131,7 +135,7 @@ class DurableNode(Runnable[Any, Any]):
         self.name: str = name
         self.driver = driver
         self.saver = saver
-        self._messages = messages
+        self.messages = messages
         self.last_superstep: int | None = None
         self.routed = False
         function = getattr(inner, "func", None) or getattr(inner, "afunc", None) or inner
@@ -168,15 +172,14 @@ class DurableNode(Runnable[Any, Any]):
         self.driver.journal.append([intent], durable=True)
         self.driver.intended(attempt)
         journal_model_calls()
+        ending = _Ending(self, attempt, config, used, taken)
         try:
             with inside(self.driver, attempt):
-                value = with_message_ids(self.inner.invoke(input, config, **kwargs), self._messages)
-            drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
-            drafts[-1].ref = ",".join(sorted(taken.union(used))) or None
+                value = self.inner.invoke(input, config, **kwargs)
+            ending.returned(value)
         except Exception as error:
-            self.driver.journal.append(self._ended(attempt, error, config), durable=False)
+            self.driver.journal.append(ending.raised(error), durable=False)
             raise
-        self._record(attempt, drafts)
         return value
 
     async def _ainvoke(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:  # noqa: A002
@@ -192,20 +195,17 @@ class DurableNode(Runnable[Any, Any]):
         await self.driver.journal.append_async([intent], durable=True)
         self.driver.intended(attempt)
         journal_model_calls()
+        ending = _Ending(self, attempt, config, used, taken)
+        work = partial(self.driver.workers.run, ending.work)
         try:
             with inside(self.driver, attempt):
-                value = with_message_ids(
-                    await self.inner.ainvoke(input, config, **kwargs), self._messages
-                )
-            drafts = self.driver.returned(attempt, value, codec=self.saver.result_codec)
-            drafts[-1].ref = ",".join(sorted(taken.union(used))) or None
+                inner = threaded(self.inner, input, work) or self.inner
+                value = await inner.ainvoke(input, config, **kwargs)
+            # Not awaited: it costs no fsync, and a cancellation would lose a result that exists.
+            ending.returned(value)
         except Exception as error:
-            await self.driver.journal.append_async(
-                self._ended(attempt, error, config), durable=False
-            )
+            await self.driver.journal.append_async(ending.raised(error), durable=False)
             raise
-        # Not awaited: it costs no fsync, and a cancellation here would lose a result that exists.
-        self._record(attempt, drafts)
         return value
 
     def _place(self, config: RunnableConfig | None) -> tuple[StepState, str]:
@@ -242,11 +242,6 @@ class DurableNode(Runnable[Any, Any]):
             keep_off(config, used, taken)
         return used, taken
 
-    def _record(self, attempt: Attempt, drafts: list[Draft]) -> None:
-        self.driver.journal.append(drafts, durable=False)
-        self.driver.recorded(attempt)
-        warn_of_other_calls(self.driver, attempt)
-
     def _heed(self, step: StepState, config: RunnableConfig | None) -> None:
         """Record what a person said that this step returned, if it is in doubt and one did.
 
@@ -262,18 +257,73 @@ class DurableNode(Runnable[Any, Any]):
                 f"{self.driver.thread!r} {problem}"
             )
             raise Unhandled(refused) from refused  # no failure of the node's: it is in doubt
-        value = with_message_ids(answer.result, self._messages)
+        value = with_message_ids(answer.result, self.messages)
         drafts = self.driver.reconciled(step, value, codec=self.saver.result_codec)
         drafts[-1].ref = ",".join(f"interrupt{number}" for number in range(step.answers)) or None
         self.driver.journal.append(drafts, durable=True)
 
-    def _ended(
+    def ended(
         self, attempt: Attempt, error: Exception, config: RunnableConfig | None
     ) -> list[Draft]:
         """Return the drafts of an attempt that raised."""
         if isinstance(error, ParentCommand):  # a result for the graph around this one
             return self.driver.returned(attempt, _ForParent(error.args[0]))
         return people.ended(self.driver, attempt, error, config)
+
+
+class _Ending:
+    """How an attempt of a node ends, recorded once.
+
+    On an event loop a sync function runs in a worker thread, and its end is recorded there: the
+    node that awaits it can be cancelled, and would not see it.
+    """
+
+    def __init__(
+        self,
+        node: DurableNode,
+        attempt: Attempt,
+        config: RunnableConfig | None,
+        used: list[str],
+        taken: set[str],
+    ) -> None:
+        self._node = node
+        self._attempt = attempt
+        self._config = config
+        self._used, self._taken = used, taken
+        self._told = False
+
+    def returned(self, value: Any) -> None:
+        """Record a result."""
+        if self._told:
+            return
+        node, driver, attempt = self._node, self._node.driver, self._attempt
+        value = with_message_ids(value, node.messages)
+        drafts = driver.returned(attempt, value, codec=node.saver.result_codec)
+        drafts[-1].ref = ",".join(sorted(self._taken.union(self._used))) or None
+        self._told = True
+        driver.journal.append(drafts, durable=False)
+        driver.recorded(attempt)
+        warn_of_other_calls(driver, attempt)
+
+    def raised(self, error: Exception) -> list[Draft]:
+        """Return the drafts of an error; none where the end is recorded."""
+        told, self._told = self._told, True
+        return [] if told else self._node.ended(self._attempt, error, self._config)
+
+    def work(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the node's function in a worker thread, and record how it ends."""
+        driver = self._node.driver
+        driver.under_way[id(self)] = self._attempt
+        try:
+            value = function(*args, **kwargs)
+            if not isinstance(value, Runnable):  # LangGraph invokes that in the node's stead
+                self.returned(value)
+        except Exception as error:
+            driver.journal.append(self.raised(error), durable=False)
+            raise
+        finally:
+            driver.under_way.pop(id(self), None)
+        return value
 
 
 def with_message_ids(value: Any, channels: frozenset[str]) -> Any:

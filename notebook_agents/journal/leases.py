@@ -52,7 +52,7 @@ class Leases:
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._ended: SimpleQueue[None] | None = None  # of the thread that looks, if there is one
-        self._cancel: Callable[[str], object] | None = None
+        self._cancel: Callable[[str], bool] | None = None
 
     def ask(self, busy: ThreadBusyError) -> None:
         """Have the driver that was met answer, unless it is known to run."""
@@ -64,8 +64,11 @@ class Leases:
         """Have a thread's driver cancel its run."""
         self._leave(CANCEL, thread, token)
 
-    def cancel_by(self, act: Callable[[str], object]) -> None:
-        """Have `act` called with a thread's name when another process asks to cancel its run."""
+    def cancel_by(self, act: Callable[[str], bool]) -> None:
+        """Have `act` called with a thread's name when another process asks to cancel its run.
+
+        Where it returns False it is called again a moment later.
+        """
         self._cancel = act
 
     def stands(self, thread: str, token: int) -> bool:
@@ -126,8 +129,8 @@ class Leases:
     def _answer(self) -> None:
         for thread, token, what in self._queue.asked():
             if thread in self._writer.driving:
-                if what == CANCEL and self._cancel is not None:
-                    self._cancel(thread)
+                if what == CANCEL and self._cancel is not None and not self._cancel(thread):
+                    continue  # who has the thread is not there yet: it stands
                 self._writer.execute(
                     query("queue.answered"), {"thread": thread, "token": token, "what": what}
                 )

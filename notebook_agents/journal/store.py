@@ -437,7 +437,7 @@ class Journal:
     def close(self) -> None:
         """Write what is staged, wait for a burst, close both files.
 
-        Where steps of a run that was left by Ctrl-C still run in this process, the last of them
+        Where steps of a run that was left still run in this process, the last of them
         closes: what they return is recorded.
         """
         with self._holding:

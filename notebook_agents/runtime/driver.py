@@ -20,6 +20,7 @@ from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
 from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
+from notebook_agents.runtime.leaving import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +170,7 @@ class RunDriver:
         self.cancelled = False
         self.stopped = False  # like a wish to stop, of this run alone
         self.under_way: dict[int, Attempt] = {}  # what runs in this process now
+        self.workers = Workers(self)
         self.origins = origins
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}

@@ -53,7 +53,7 @@ def observe(callback: Callable[[StepEvent], None]) -> Iterator[None]:
 
 def tell(event: StepEvent) -> None:
     """Tell every observer."""
-    for observer in _observers:
+    for observer in tuple(_observers):  # one may leave meanwhile
         observer(event)
 
 

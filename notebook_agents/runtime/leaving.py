@@ -1,8 +1,9 @@
 """Leaving a run whose steps still run in worker threads.
 
-Nobody can stop a thread from outside. So Ctrl-C returns at once and leaves those steps behind: no
-other step begins, what they return is recorded as ever, and the thread is given back when the last
-of them has ended. Until then whoever takes the thread up in this process waits for them.
+Nobody can stop a thread from outside. So Ctrl-C, and whoever cancels a run on an event loop, leaves
+those steps behind at once: no other step begins, what they return is recorded as ever, and the
+thread is given back when the last of them has ended. Until then whoever takes the thread up in this
+process waits for them.
 
 The main thread runs this code, and a signal can raise anywhere in it: so it uses plain locks and
 queues, which are taken in C, and says first what has to be known.
@@ -47,15 +48,25 @@ class Workers:
         self._key = (driver.journal.id, driver.thread)
         self._lock = threading.Lock()
         self._running = 0
-        self._over = self._ended = False
+        self._over = self._awaited = self._ended = False
         self._then: Callable[[], None] | None = None
         self._waiting: list[Callable[[], object]] = []
         self.left = False
 
     @property
+    def running(self) -> bool:
+        """Whether anything runs now."""
+        return self._running > 0
+
+    @property
     def names(self) -> str:
-        """The steps that run now, for a message."""
-        return names_of(self._driver)
+        """The steps that run now in this process, for a message."""
+        running = [attempt.step for attempt in list(self._driver.under_way.values())]
+        ids = {step.id for step in running}
+        outer = {step.id: step.name for step in running if step.parent not in ids}
+        named = [f"{name!r} ({id_})" for id_, name in outer.items()]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        return f"step {', '.join(named[:_NAMED])}{more}" if named else "the end of a step"
 
     def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Do work in a worker thread.
@@ -63,6 +74,8 @@ class Workers:
         Raises:
             RunStopped: The run was left before this work began.
         """
+        if threading.current_thread() is threading.main_thread():
+            return work(*args, **kwargs)  # a signal cuts it off: there is nothing to leave
         with self._lock:
             if self._over:
                 raise RunStopped
@@ -72,21 +85,29 @@ class Workers:
         finally:
             with self._lock:
                 self._running -= 1
-                last = self._over and not self._running
+                last = self._awaited and not self._running
+                then = self._then
             if last:
-                self._end()
+                self._end(then)
 
     def leave(self, then: Callable[[], None]) -> bool:
         """Begin nothing more; have the last of what runs call `then`. False where nothing runs."""
-        self._then = then
         _left[self._key] = self
         with self._lock:
-            self._over = True
+            self._then = then
+            self._over = self._awaited = True
+            self._ended = not self._running
             if self._running:
                 return True
-            self._ended = True
         _left.pop(self._key, None)
         return False
+
+    async def end(self) -> None:
+        """Wait for what runs, which may call more, where its graph has come to its end."""
+        with self._lock:
+            self._awaited = True
+            self._ended = not self._running
+        await self.wait_async()
 
     def wait(self) -> None:
         """Return when the last has ended and the thread is given back."""
@@ -112,26 +133,17 @@ class Workers:
                 self._waiting.append(tell)
             return not self._ended
 
-    def _end(self) -> None:
+    def _end(self, then: Callable[[], None] | None) -> None:
         try:
-            if self._then is not None:
-                self._then()
+            if then is not None:
+                then()
         finally:
             _left.pop(self._key, None)
             with self._lock:
                 self._ended = True
-            for tell in self._waiting:
+                waiting, self._waiting = self._waiting, []
+            for tell in waiting:
                 tell()
-
-
-def names_of(driver: RunDriver) -> str:
-    """Name the steps of a run that run now in this process."""
-    running = [attempt.step for attempt in list(driver.under_way.values())]
-    ids = {step.id for step in running}
-    outer = {step.id: step.name for step in running if step.parent not in ids}
-    named = [f"{name!r} ({id_})" for id_, name in outer.items()]
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return f"step {', '.join(named[:_NAMED])}{more}" if named else "the end of a step"
 
 
 def was_left(journal_id: str, thread: str) -> bool:
@@ -161,7 +173,7 @@ def _to_wait_for(journal_id: str, thread: str) -> Workers | None:
     workers, here = _left.get((journal_id, thread)), current()
     if workers is None or (here is not None and here[0].thread == thread):
         return None  # a step cannot wait for itself: it is told that the thread is busy
-    sys.stderr.write(f"thread {thread!r} was left by Ctrl-C: waiting for {workers.names}\n")
+    sys.stderr.write(f"thread {thread!r} was left while steps ran: waiting for {workers.names}\n")
     return workers
 
 

@@ -258,7 +258,7 @@ class _Call:
         if (drafts := self._answered(driver, step, answer)) is not None:
             driver.journal.append(drafts, durable=True)
             return driver.result(step)
-        attempt = functools.partial(self._attempt, driver, step, args, kwargs)
+        attempt = functools.partial(driver.workers.run, self._attempt, driver, step, args, kwargs)
         if self.retries is None:
             return attempt()
         return self.retries.call(attempt, also=driver.is_failure)

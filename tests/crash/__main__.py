@@ -32,7 +32,10 @@ BESIDE_RUNS = 20
 )
 @click.option("--only", metavar="NAME", help="Repeat one trial, as a violation names it.")
 def main(kills: int, seed: int | None, arm: str, only: str | None) -> None:
-    """Go on until KILLS processes have died of SIGKILL, then say what was lost."""
+    """Go on until KILLS processes have died of SIGKILL, then say what was lost.
+
+    With `--arm together`, until KILLS signals have each killed several processes of one journal.
+    """
     console = Console()
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     console.print(f"seed {seed}: --seed {seed} replays this run, with --only NAME one trial of it")
@@ -41,12 +44,12 @@ def main(kills: int, seed: int | None, arm: str, only: str | None) -> None:
     if arm == "langgraph":
         return
     names: Iterable[str] = [only] if only else arms.endless(seed, arm)
-    tally = _kill(console, names, seed, kills)
+    tally = _kill(console, names, seed, kills, arm)
     _print_tally(console, tally)
     sys.exit(1 if tally.violations else 0)
 
 
-def _kill(console: Console, names: Iterable[str], seed: int, kills: int) -> Tally:
+def _kill(console: Console, names: Iterable[str], seed: int, kills: int, arm: str) -> Tally:
     tally = Tally()
     columns = (TextColumn("{task.description:44}"), BarColumn(20), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -57,8 +60,8 @@ def _kill(console: Console, names: Iterable[str], seed: int, kills: int) -> Tall
             tally.add(found)
             for violation in found.violations:
                 progress.console.print(f"VIOLATED {violation}", markup=False, soft_wrap=True)
-            progress.update(task, completed=_counted(tally))
-            if _counted(tally) >= kills:
+            progress.update(task, completed=_done(tally, arm))
+            if _done(tally, arm) >= kills:
                 break
     return tally
 
@@ -66,6 +69,10 @@ def _kill(console: Console, names: Iterable[str], seed: int, kills: int) -> Tall
 def _counted(tally: Tally) -> int:
     """Return n: the SIGKILLs alone; of a run that only interrupts, the SIGINTs."""
     return tally.killed or tally.interrupted
+
+
+def _done(tally: Tally, arm: str) -> int:
+    return tally.instants if arm == "together" else _counted(tally)
 
 
 def _print_beside(console: Console) -> None:
@@ -89,6 +96,7 @@ def _print_tally(console: Console, tally: Tally) -> None:
     for name, value in (
         ("threads driven to their end", tally.trials),
         ("killed, SIGKILL", tally.killed),
+        ("signals that killed several processes of a journal at once", tally.instants),
         ("ended by SIGTERM at a fault point", tally.terminated),
         ("interrupted, SIGINT", tally.interrupted),
         ("of those by a second one", tally.pressed_again),

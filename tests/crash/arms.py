@@ -183,19 +183,21 @@ def _all_at_once(name: str, chance: Random, folder: Path) -> Tally:
         sum(_undisturbed(shape.name, ingest=False, on_loop=False)[0] for shape in shapes) / CORES
     )
     going = trials
+    tally = Tally()
     for _ in range(DEATHS):
         plan = _next_plan(chance, delay=chance.uniform(0, seconds), ingest=chance.random() < 0.3)
         going = [trial for trial in going if not trial.ended]
         if going:
-            _live_together(going, plan)
+            tally.instants += _live_together(going, plan) > 1
     _live_together(trials, Plan(resume=True))
-    tally = Tally()
     for trial in trials:
         tally.add(trial.judge())
     return tally
 
 
-def _live_together(trials: list[Trial], plan: Plan) -> None:
+def _live_together(trials: list[Trial], plan: Plan) -> int:
+    """Give each trial a process of one group, and end them; return how many were killed."""
+    before = sum(trial.tally.killed for trial in trials)
     leader = trials[0].begin(plan, group=0)
     for trial in trials[1:]:
         trial.begin(plan, group=leader.pid)
@@ -204,6 +206,7 @@ def _live_together(trials: list[Trial], plan: Plan) -> None:
         leader.kill(group=True)
     for trial in trials:
         trial.end()
+    return sum(trial.tally.killed for trial in trials) - before
 
 
 def _next_plan(

@@ -10,11 +10,11 @@ import signal
 import sys
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 HUNG_SECONDS = 20.0
 """After this a child counts as hung; the slowest honest one takes about a second."""
@@ -48,6 +48,16 @@ class Child:
         """Send a signal to the child, or to its whole process group."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, once the child's main thread sleeps.
+
+        Python answers a signal that comes a moment before a blocking call only after that call.
+        """
+        state = Path(f"/proc/{self.pid}/stat")
+        while state.exists() and state.read_text().rpartition(") ")[2][0] == "R":
+            pass
+        self.kill(signal.SIGINT)
 
     def end(self) -> int:
         """Wait for the child and return its exit code, or minus the signal that killed it.

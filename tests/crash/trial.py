@@ -115,6 +115,7 @@ class Tally:
     Attributes:
         trials: How many threads were driven to their end.
         killed: Processes that died of SIGKILL.
+        instants: Signals that killed two or more processes of one journal at once.
         terminated: Runs that a SIGTERM ended.
         interrupted: Runs that a SIGINT ended.
         pressed_again: Runs that needed a second SIGINT.
@@ -127,6 +128,7 @@ class Tally:
 
     trials: int = 0
     killed: int = 0
+    instants: int = 0
     terminated: int = 0
     interrupted: int = 0
     pressed_again: int = 0
