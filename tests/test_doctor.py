@@ -31,7 +31,7 @@ def test_a_healthy_installation_needs_nothing(here: Path) -> None:
     done = inside("doctor")
     assert done.exit_code == 0
     assert all(line.startswith(("✓", "!")) for line in done.stdout.splitlines())
-    assert "1 threads, 0 unfinished" in found("journal").found
+    assert "1 thread, 0 unfinished" in found("journal").found
     assert found("seal").found == "the key here opens it"
 
 

@@ -21,6 +21,7 @@ import notebook_agents as na
 from notebook_agents.errors import ThreadBusyError
 from notebook_agents.model import Outcome, RunStatus
 from notebook_agents.runtime.events import observe
+from notebook_agents.runtime.leaving import was_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -328,7 +329,7 @@ async def test_a_stream_that_nobody_reads_any_more(journal, dropped):
     await asyncio.ensure_future(begin())
     with pytest.raises(ThreadBusyError):
         agent.run({"n": 1}, thread="t")
-    for _ in range(10):  # turns in which the loop closes what was dropped
+    while not was_left(journal.id, "t"):  # the loop closes what was dropped
         await asyncio.sleep(0)
     gate.set()
     run = await agent.arun({"n": 1}, thread="t")

@@ -18,6 +18,7 @@ from test_journal import names, note
 from notebook_agents.errors import JournalDamagedError, JournalFormatError, NoJournalError
 from notebook_agents.journal import Journal, locks, unsynced
 from notebook_agents.journal.backup import backups, restore
+from notebook_agents.journal.repair import repair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,3 +245,34 @@ else:
         draws=10,
     )
     assert count > 50
+
+
+@pytest.mark.parametrize("file", ["queue.sqlite", "journal.1.duckdb"])
+def test_a_repair(file: str, survives: Callable[..., int]) -> None:
+    """Whenever the power goes, the next repair ends it, and every file put aside is as it was."""
+
+    def check(home: Path, marks: list[str]) -> None:
+        again = repair(home)
+        assert again.sound
+        assert not again.lost
+        assert not (marks and again.rungs)
+        assert list(home.glob(f"{file}.damaged-*"))
+        holds(home, [*"abcde"])
+
+    count = survives(
+        """
+from notebook_agents.journal.repair import repair
+assert repair(home).complete
+mark("repaired")
+""",
+        check,
+        before=FILLED
+        + f"""
+with (home / {file!r}).open("r+b") as damaged:
+    damaged.seek(20)
+    damaged.write(bytes(80))
+""",
+        every=60,
+        draws=1,
+    )
+    assert count > 20

@@ -46,10 +46,7 @@ def backup(*, dest: Path | None, journal: str | None, as_json: bool) -> None:
         click.echo(data.dumps(_backup_data(made)))
         return
     opened = "sealed with a key that is not here" if made.seals is None else "each opens"
-    click.echo(
-        f"{made.path}: {made.last} records of {made.threads} threads, {size(made.size)}; read "
-        f"back, {opened}; your key is not in it"
-    )
+    click.echo(f"{_line(made)}; read back, {opened}; your key is not in it")
 
 
 @click.command()
@@ -76,7 +73,7 @@ def backups(*, folder: Path | None, journal: str | None, as_json: bool) -> None:
         click.echo(data.dumps([_backup_data(each) for each in found]))
         return
     for each in found:
-        click.echo(f"{each.path}: {each.last} records of {each.threads} threads, {size(each.size)}")
+        click.echo(_line(each))
     if not found:
         click.echo("no backups yet")
 
@@ -111,6 +108,7 @@ def restore(*, backup: Path, newer: bool, journal: str | None, as_json: bool) ->
     """
     from notebook_agents.journal.backup import FOLDER
     from notebook_agents.journal.backup import restore as put_back
+    from notebook_agents.journal.damage import counted
 
     home = settings.journal_home(journal, create=True)
     if not backup.exists() and (home / FOLDER / backup).exists():
@@ -120,8 +118,8 @@ def restore(*, backup: Path, newer: bool, journal: str | None, as_json: bool) ->
         click.echo(data.dumps(_report_data(report)))
         return
     click.echo(
-        f"{report.home}: {report.restored} records from {report.backup}, {report.replayed} newer "
-        "ones from the queue that was there"
+        f"{report.home}: {counted(report.restored, 'record')} from {report.backup}, and from the "
+        f"queue that was there {report.replayed} newer"
     )
     for line in missing(report):
         click.echo(line)
@@ -131,19 +129,27 @@ def restore(*, backup: Path, newer: bool, journal: str | None, as_json: bool) ->
 
 def missing(report: Report) -> list[str]:
     """Return, line by line, what a restore did not bring back."""
+    from notebook_agents.journal.damage import records
+
     lines = []
     if report.given_up:
         threads = ", ".join(f"{thread} ({count})" for thread, count in report.given_up.items())
         lines.append(f"not brought back, so these steps may run again: {threads}")
     if report.gap is not None:
-        first, last = report.gap
         lines.append(
-            f"not brought back: records {first} to {last}, which the queue no longer had; they may "
-            "be in the DuckDB file that was put aside"
+            f"not brought back: {records([report.gap])}, which the queue no longer had: look in "
+            "the DuckDB file that was put aside"
         )
     if report.unreadable is not None:
         lines.append(f"what came after it may be lost: {report.unreadable}")
     return lines
+
+
+def _line(made: Backup) -> str:
+    from notebook_agents.journal.damage import counted
+
+    what = f"{counted(made.last, 'record')} of {counted(made.threads, 'thread')}"
+    return f"{made.path}: {what}, {size(made.size)}"
 
 
 def _backup_data(made: Backup) -> dict[str, Any]:

@@ -204,6 +204,7 @@ def _synced_by(folder: Path) -> Path | None:
 def _journal(home: Path) -> Iterator[Check]:
     """Look at the journal's two files, its backlog, and whether the key here opens it."""
     from notebook_agents.cli.doctor_files import examine_queue, total_of
+    from notebook_agents.journal import damage
     from notebook_agents.journal.queue import Queue
 
     try:
@@ -215,7 +216,9 @@ def _journal(home: Path) -> Iterator[Check]:
         total = total_of(path for path in home.iterdir() if path.is_file())
         threads = [head.info() for head in queue.heads()]
         open_ = sum(not info.status.finished for info in threads)
-        found = f"{home}: {len(threads)} threads, {open_} unfinished, {size(total)}"
+        found = (
+            f"{home}: {damage.counted(len(threads), 'thread')}, {open_} unfinished, {size(total)}"
+        )
         yield Check(name="journal", level=Level.OK, found=found)
         yield from examine_queue(queue)
         yield _backlog(queue)
@@ -226,13 +229,15 @@ def _journal(home: Path) -> Iterator[Check]:
 
 
 def _backlog(queue: Queue) -> Check:
+    from notebook_agents.journal import damage
+
     first, last = queue.bounds()
-    count = last - first + 1 if last else 0
+    records = damage.counted(last - first + 1 if last else 0, "record")
     large = queue.backlog_bytes() > 8 * settings.INGEST_BYTES
     return Check(
         name="queue",
         level=Level.WARNING if large else Level.OK,
-        found=f"{count} records ({size(queue.backlog_bytes())}) not yet in DuckDB",
+        found=f"{records} ({size(queue.backlog_bytes())}) not yet in DuckDB",
         remedy="close the process that has the journal open in exclusive mode, and run an agent"
         if large
         else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -85,7 +86,7 @@ def repair(ctx: click.Context, *, directory: str | None, dry_run: bool, as_json:
     What is damaged is put aside, untouched, as *.damaged-<time>; new files are made from what can
     be read of it, then from a backup. What is lost is named by thread and number. Nobody else may
     be using the journal. A repair that is killed is finished by the next one. The exit code is 1 if
-    something is lost.
+    something is lost, or may be.
 
     \b
     Examples:
@@ -96,7 +97,9 @@ def repair(ctx: click.Context, *, directory: str | None, dry_run: bool, as_json:
     --json writes an object:
       journal, dry_run, severity, findings (as `check` does), records, threads,
       rungs: [name, will, did], aside: [file],
-      lost: [record, thread, kind], unnamed: how many more, by thread
+      lost: [record, thread, kind], unnamed: how many more, by thread,
+      beyond (null, or what may be lost without a trace): first, last (null:
+      not known), driven: [thread]
     """
     from notebook_agents.journal.repair import repair as mend
 
@@ -151,15 +154,23 @@ def _show(findings: Sequence[Finding]) -> None:
 
 
 def _sentence(found: Checked) -> str:
-    from notebook_agents.journal.damage import repair_command
+    from notebook_agents.journal import damage
 
-    counted = f"{found.records} records of {found.threads} threads"
-    locked = f"; {found.locked} scopes are sealed with a key that is not here" * bool(found.locked)
+    repair = damage.repair_command(found.home)
+    counted = _counted(found)
+    scopes = damage.counted(found.locked, "scope")
+    locked = f"; sealed with a key that is not here: {scopes}" * bool(found.locked)
     if not found.opens:
-        return f"the journal cannot be used: `{repair_command(found.home)}` repairs it"
+        return f"the journal cannot be used: `{repair}` repairs it"
     if not found.sound:
-        return f"{counted}: damaged; `{repair_command(found.home)}` repairs it"
+        return f"{counted}: damaged; `{repair}` repairs it"
     return f"{counted}: whole{locked}"
+
+
+def _counted(found: Checked | Repaired) -> str:
+    from notebook_agents.journal.damage import counted
+
+    return f"{counted(found.records, 'record')} of {counted(found.threads, 'thread')}"
 
 
 def _outcome(done: Repaired) -> Iterator[str]:
@@ -169,7 +180,7 @@ def _outcome(done: Repaired) -> Iterator[str]:
     if done.aside:
         yield f"put aside: {', '.join(done.aside)}"
     if not done.rungs:
-        yield f"nothing to repair: {done.records} records of {done.threads} threads"
+        yield f"nothing to repair: {_counted(done)}"
     elif not done.dry:
         yield f"the journal {'opens' if done.sound else 'is still damaged'}"
 
@@ -207,4 +218,5 @@ def _repaired(done: Repaired) -> dict[str, Any]:
         "aside": done.aside,
         "lost": [{"record": one.seq, "thread": one.thread, "kind": one.kind} for one in done.lost],
         "unnamed": done.unnamed,
+        "beyond": None if done.beyond is None else asdict(done.beyond),
     }

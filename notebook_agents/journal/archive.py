@@ -24,7 +24,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import damage, integrity
 from notebook_agents.journal.failures import cause, reason, writing
 from notebook_agents.journal.locks import FileLock
-from notebook_agents.journal.records import FORMAT, Record, from_row
+from notebook_agents.journal.records import FORMAT, Record, record_of
 from notebook_agents.journal.sql import query, schema
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Archive:
             rows = connection.execute(
                 query("archive.select"), {"before": before, **filters}
             ).fetchall()
-        return [from_row(row) for row in rows]
+        return [record_of(row, self._queue.home) for row in rows]
 
     def by_seq(self, seqs: Sequence[int]) -> list[Record]:
         """Return the numbered records, with payloads."""
@@ -183,7 +183,7 @@ class Archive:
                 query("archive.by_seq"),
                 {"seqs": list(seqs), "low": min(seqs), "high": max(seqs)},
             ).fetchall()
-        return [from_row(row) for row in rows]
+        return [record_of(row, self._queue.home) for row in rows]
 
     def close(self) -> None:
         """Close what exclusive mode keeps open, and the lock."""
@@ -264,6 +264,8 @@ class Archive:
 
     def _check(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         meta = dict(connection.execute(query("archive.meta")).fetchall())
+        if not {"format", "journal"} <= meta.keys() or not meta["format"].isdecimal():
+            raise damage.found(self._queue.home, f"{self.path.name} does not say what it is")
         if int(meta["format"]) > FORMAT:
             raise JournalFormatError(
                 f"{self.path} has format {meta['format']} and this version of notebook-agents "

@@ -17,15 +17,16 @@ from notebook_agents.journal.inspection import (
     worst,
 )
 from notebook_agents.journal.integrity import QUEUE, Seals
-from notebook_agents.journal.records import from_row
+from notebook_agents.journal.records import record_of
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.store import Journal
+from notebook_agents.journal.wrapped import altered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from notebook_agents.journal.queue import Queue
+    from notebook_agents.journal.queue import Head, Queue
 
     Progress = Callable[[int, int], None]
 
@@ -96,10 +97,11 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
     queue = journal.queue
     if trouble := queue.trouble(thorough=True):
         raise damage.found(journal.home, f"{QUEUE} fails its check ({trouble})")
-    recent = list(queue.every())
+    with queue.snapshot():  # of one moment: others may append, and delete threads
+        recent = list(queue.every())
+        all_heads, stored = queue.heads(), queue.keys()
     first = recent[0].seq if recent else 1
-    all_heads = queue.heads()
-    seals = Seals(journal.id, journal.stored_key, queue.keys())
+    seals = Seals(journal.id, journal.stored_key, stored)
     inspection = Inspection(seals)
     for record in _older(journal, first, len(recent), progress):
         inspection.take(record)
@@ -108,13 +110,13 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
     inspection.settle(queue.lost())
     result.records = len(inspection.whole) + len(inspection.closed)
     result.threads = len(all_heads)
-    result.locked = len(seals.locked & queue.keys().keys())  # the others were deleted
+    result.locked = len(seals.locked & stored.keys())  # the others were deleted
     closed = inspection.closed.values()
     inspection.whole.insert(inspection.closed)
     result.findings += [*inspection.findings, *closed_findings(closed)]
     result.findings += _gaps(queue, inspection)
-    result.findings += _heads(queue, inspection, upto=recent[-1].seq if recent else 0)
-    result.findings += _keys(journal, seals)
+    result.findings += _heads(all_heads, inspection)
+    result.findings += _keys(journal, seals, {head.scope for head in all_heads}, stored)
 
 
 def _older(journal: Journal, before: int, recent: int, progress: Progress | None) -> Iterator[Any]:
@@ -134,7 +136,7 @@ def _older(journal: Journal, before: int, recent: int, progress: Progress | None
         for n, row in enumerate(found):
             if progress is not None and n % 256 == 0:
                 progress(low + n, newest + recent)
-            yield from_row(row)
+            yield record_of(row, journal.home)
 
 
 def _gaps(queue: Queue, inspection: Inspection) -> list[Finding]:
@@ -145,56 +147,56 @@ def _gaps(queue: Queue, inspection: Inspection) -> list[Finding]:
     found = []
     if missing - known:
         ranges = ranges_of(missing - known)
-        what = f"records {damage.numbers(list(ranges))} are missing"
+        what = f"missing: {damage.records(ranges)}"
         found.append(Finding(severity=Severity.MAJOR, what=what, seqs=ranges))
     if known:
         ranges = ranges_of(known)
-        what = f"records {damage.numbers(list(ranges))} were lost before an earlier repair"
+        what = f"lost before an earlier repair: {damage.records(ranges)}"
         found.append(Finding(severity=Severity.MINOR, what=what, seqs=ranges))
     return found
 
 
-def _heads(queue: Queue, inspection: Inspection, *, upto: int) -> list[Finding]:
-    """Compare heads and claims with the records; those that went on meanwhile are left out."""
+def _heads(all_heads: list[Head], inspection: Inspection) -> list[Finding]:
+    """Compare heads and claims with the records."""
     found = []
-    now = [head for head in queue.heads() if head.last_seq <= upto]
-    there = {head.thread for head in queue.heads()}
-    implied = {
-        name: one
-        for name, one in inspection.implied.items()
-        if name not in there or any(head.thread == name for head in now)
-    }
-    for thread, column in heads.differences(now, implied).items():
+    for thread, column in heads.differences(all_heads, inspection.implied).items():
         what = "is missing or has no records" if column == "head" else f"is wrong in {column}"
         found.append(
             Finding(
                 severity=Severity.MAJOR, what=f"the head of thread {thread!r} {what}", thread=thread
             )
         )
-    for head in now:
+    for head in all_heads:
         if not head.claim_whole:
             what = f"the claim on thread {head.thread!r} does not say whose it is"
             found.append(Finding(severity=Severity.MAJOR, what=what, thread=head.thread))
     return found
 
 
-def _keys(journal: Journal, seals: Seals) -> list[Finding]:
-    stored = journal.queue.keys()
+def _keys(
+    journal: Journal, seals: Seals, scopes: set[str], stored: dict[str, bytes]
+) -> list[Finding]:
+    """Look at the keys of these scopes, as they are stored and as they are copied."""
     found = []
-    scopes = {head.scope for head in journal.queue.heads()}
     for scope in scopes:
         seals.try_key(scope)
     if gone := journal.queue.keyless() & scopes:
-        what = f"the keys of {len(gone)} scopes were lost before an earlier repair"
+        what = f"lost before an earlier repair: {damage.counted(len(gone), 'key')}"
         found.append(Finding(severity=Severity.MINOR, what=what))
     for scope in sorted(scopes - stored.keys() - gone):
         what = f"the key of scope {scope!r} is missing: nothing of it can be read"
         found.append(Finding(severity=Severity.MAJOR, what=what))
-    for scope in sorted(seals.broken):
+    broken = seals.broken | altered(journal.home, journal.id, stored)
+    for scope in sorted(broken):
         what = f"the key of scope {scope!r} is altered: nothing of it can be read"
         found.append(Finding(severity=Severity.MAJOR, what=what))
     copied_id, copied = keycopy.read(journal.home)
-    if stored and (copied_id != journal.id or any(copied.get(s) != w for s, w in stored.items())):
+    stored = {scope: key for scope, key in stored.items() if journal.wrapped_key(scope) == key}
+    if (
+        stored
+        and not broken
+        and (copied_id != journal.id or any(copied.get(s) != w for s, w in stored.items()))
+    ):
         what = f"{keycopy.FILE} lacks keys: without {QUEUE} nothing of them could be read"
         found.append(Finding(severity=Severity.MINOR, what=what))
     return found

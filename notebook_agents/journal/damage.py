@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from notebook_agents.errors import JournalDamagedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _SQLITE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_SQLITE_WORDS = ("malformed", "decode to UTF-8", "no such column", "no such table")
 # DuckDB has one class for everything; its messages tell.
 _DUCKDB = (
     "checksum",
@@ -50,7 +52,7 @@ def of(error: BaseException, home: Path) -> JournalDamagedError | None:
     text = first_line(error)
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(_SQLITE) or "malformed" in text or "decode to UTF-8" in text:
+        if name.startswith(_SQLITE) or any(sign in text for sign in _SQLITE_WORDS):
             return found(home, f"queue.sqlite cannot be read ({text})")
     elif is_duckdb(error) and any(sign in text.lower() for sign in _DUCKDB):
         return found(home, f"its DuckDB file cannot be read ({first_line(error)})")
@@ -67,7 +69,18 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def numbers(seqs: list[tuple[int, int]], most: int = 8) -> str:
+def counted(count: int, word: str) -> str:
+    """Return a number of things in words: "1 record", "2 records"."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def records(seqs: Sequence[tuple[int, int]]) -> str:
+    """Return ranges of record numbers with the word before them: "record 3", "records 3, 7–9"."""
+    word = "record" if len(seqs) == 1 and seqs[0][0] == seqs[0][1] else "records"
+    return f"{word} {numbers(seqs)}"
+
+
+def numbers(seqs: Sequence[tuple[int, int]], most: int = 8) -> str:
     """Return ranges of record numbers as people write them: "3, 7–9"."""
     shown = [str(low) if low == high else f"{low}–{high}" for low, high in seqs[:most]]
     if len(seqs) > most:

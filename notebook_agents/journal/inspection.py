@@ -129,6 +129,7 @@ class Inspection:
         closed: Those that do not open although the key is here.
         gone: The numbers of those that are not to open: their key went with their thread.
         findings: What is wrong with one of them.
+        deletions: Those that delete a whole thread.
     """
 
     seals: Seals
@@ -137,7 +138,7 @@ class Inspection:
     closed: dict[int, Record] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
-    _deletions: list[Record] = field(default_factory=list)
+    deletions: list[Record] = field(default_factory=list)
     _dangling: dict[int, list[Record]] = field(default_factory=dict)
 
     def take(self, record: Record) -> bool:
@@ -148,7 +149,7 @@ class Inspection:
         if self.seals.whole(record) is False:
             self.closed[record.seq] = record
             if record.kind is Kind.DELETION and not record.refs:
-                self._deletions.append(record)
+                self.deletions.append(record)
             return False
         self.keep(record)
         return True
@@ -161,7 +162,7 @@ class Inspection:
             # It opens, so it is as it was written: nothing to bring back.
             self._find(record, f"has no {', '.join(missing)}", Severity.MINOR)
         if record.kind is Kind.DELETION and not record.refs:
-            self._deletions.append(record)
+            self.deletions.append(record)
         for ref in record.refs:
             if ref >= record.seq:
                 self._find(record, f"refers to {ref}, which is not older")
@@ -177,7 +178,7 @@ class Inspection:
         """
         before = Numbers()
         before.ranges = sorted(known)
-        self.gone = {seq for seq, one in self.closed.items() if shredded(one, self._deletions)}
+        self.gone = {seq for seq, one in self.closed.items() if shredded(one, self.deletions)}
         for seq in self.gone:
             del self.closed[seq]
         self.whole.insert(self.gone)
@@ -185,7 +186,7 @@ class Inspection:
             if ref in self.whole:
                 continue
             for record in records:
-                if not shredded(record, self._deletions):
+                if not shredded(record, self.deletions):
                     severity = Severity.MINOR if ref in before else Severity.MAJOR
                     self._find(record, f"refers to record {ref}, which is lost", severity)
 
@@ -227,8 +228,8 @@ def closed_findings(closed: Iterable[Record]) -> list[Finding]:
     return [
         Finding(
             severity=Severity.MAJOR,
-            what=f"{len(seqs)} records of thread {thread!r} do not open: "
-            f"{damage.numbers(list(ranges_of(seqs)))}",
+            what=f"not to be opened: {damage.counted(len(seqs), 'record')} of thread {thread!r}: "
+            f"{damage.numbers(ranges_of(seqs))}",
             seqs=ranges_of(seqs),
             thread=thread,
         )

@@ -21,6 +21,7 @@ from notebook_agents.errors import (
 from notebook_agents.journal import damage, keycopy, mark, unsynced
 from notebook_agents.journal.heads import Implied, archived, differences, implied
 from notebook_agents.journal.records import open_payload
+from notebook_agents.journal.wrapped import altered
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ def behind(queue: Queue) -> None:
     if said is not None:
         if not mark.names(said, queue.journal_id):
             raise damage.found(queue.home, f"{mark.FILE} is another journal's")
-        # What was committed behind a sync that failed may be gone, and was never said to be there.
-        floor = said.synced if unsynced.marked(queue.home) else said.floor
+        floor = must_reach(queue.home, said)
         if last < floor:
             what = damage.numbers([(last + 1, floor)])
             raise damage.found(queue.home, f"{QUEUE} lacks its newest records ({what})")
@@ -139,6 +139,14 @@ def behind(queue: Queue) -> None:
             )
     if first > 1 and not (path := queue.home / f"journal.{generation}.duckdb").exists():
         raise damage.found(queue.home, f"{path.name} is missing")
+
+
+def must_reach(home: Path, said: mark.Mark) -> int:
+    """Return the newest number that has to be there.
+
+    What was committed behind a sync that failed may be gone, and was never said to be there.
+    """
+    return said.synced if unsynced.marked(home) else said.floor
 
 
 def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
@@ -260,8 +268,11 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
             )
     for head in queue.heads():
         seals.try_key(head.scope)
-    if seals.broken:
-        raise damage.found(queue.home, f"the key of scope {min(seals.broken)!r} is altered")
+    broken = seals.broken
+    if seals.locked:  # their master key is not here, or what names it was altered
+        broken = broken | altered(queue.home, queue.journal_id, queue.keys())
+    if broken:
+        raise damage.found(queue.home, f"the key of scope {min(broken)!r} is altered")
     _heads_of(queue, threads)
     if first <= 1:
         _compare(queue, implied([], sorted_by_number(threads)))

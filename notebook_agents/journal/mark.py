@@ -58,6 +58,11 @@ class Mark:
     whole: bool
 
     @property
+    def tells(self) -> bool:
+        """Whether it still says how far the queue had come."""
+        return self.whole or self.committed > 0
+
+    @property
     def floor(self) -> int:
         """The newest number that must be there."""
         if self.same_boot or self.digest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, settings
@@ -21,7 +21,7 @@ from notebook_agents.journal.queue_file import (
     make,
     make_home,
 )
-from notebook_agents.journal.records import Record, from_row
+from notebook_agents.journal.records import Record, record_of
 from notebook_agents.journal.sql import query
 from notebook_agents.model import Driver, RunStatus, ThreadInfo
 
@@ -127,6 +127,17 @@ class Queue:
         }
         return f"it has no {min(missing)}" if missing else None
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have all that is read in the block be of one moment, whatever others commit."""
+        with self.reading:
+            reader = self._usable()
+            reader.execute("BEGIN")
+            try:
+                yield
+            finally:
+                reader.execute("COMMIT")
+
     def every(self) -> Iterator[Record]:
         """Yield every record in the queue in order, with its payload, from one snapshot."""
         with self.reading:
@@ -155,14 +166,9 @@ class Queue:
 
         Both come from one snapshot: what is older than that number was in DuckDB before it left.
         """
-        with self.reading:
-            reader = self._usable()
-            reader.execute("BEGIN")
-            try:
-                first, _ = self.bounds()
-                rows = self._all("queue.select", filters)
-            finally:
-                reader.execute("COMMIT")
+        with self.snapshot():
+            first, _ = self.bounds()
+            rows = self._all("queue.select", filters)
         return [self._record(row) for row in rows], first
 
     def by_seq(self, seqs: Iterable[int]) -> list[Record]:
@@ -287,12 +293,7 @@ class Queue:
                 raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        try:
-            return from_row(row)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise damage.found(
-                self.home, f"record {row[0]} has columns that no record has ({error})"
-            ) from error
+        return record_of(row, self.home)
 
 
 def _missing(home: Path) -> NoJournalError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.disk import fsync_directory
+from notebook_agents.disk import fsync_directory, write_whole
 from notebook_agents.journal import archive as archives
 from notebook_agents.journal import heads, integrity, keycopy, mark
 from notebook_agents.journal.integrity import QUEUE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal.survey import Survey
 
 _NEW_QUEUE = f".{QUEUE}.repaired"
+_NEW_KEYS = f".{keycopy.FILE}.repaired"
 _BATCH = 20_000
 
 
@@ -37,6 +39,7 @@ class Plan:
         built: The names of what is built, for whoever cleans up after a kill.
         moves: What is renamed to what, in this order.
         removes: What is removed: it can be made from the rest.
+        keys: The wrapped keys that there are from then on, by scope.
     """
 
     anew: bool
@@ -45,6 +48,12 @@ class Plan:
     built: list[str] = field(default_factory=list)
     moves: list[tuple[str, str]] = field(default_factory=list)
     removes: list[str] = field(default_factory=list)
+    keys: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def aside(self) -> list[str]:
+        """The names that files have from then on that are put aside."""
+        return [after for _, after in self.moves if ".damaged-" in after]
 
     def words(self) -> str:
         """Return what will be done, in words."""
@@ -73,7 +82,8 @@ def plan(found: Survey, *, anew: bool, stamp: str) -> Plan:
         new_archive=not anew and not keeps,
     )
     name = f"journal.{result.generation}.duckdb"
-    result.built = [_NEW_QUEUE, f"{_NEW_QUEUE}-wal", f"{_NEW_QUEUE}-shm"]
+    result.built = [_NEW_QUEUE, f"{_NEW_QUEUE}-wal", f"{_NEW_QUEUE}-shm", _NEW_KEYS]
+    result.keys = {} if anew else _keys(found)
     if result.new_archive:
         result.built += [name, f"{name}.wal"]
     old = [QUEUE, f"{QUEUE}-wal", f"{QUEUE}-journal"]
@@ -85,7 +95,12 @@ def plan(found: Survey, *, anew: bool, stamp: str) -> Plan:
         for one in old
         if (found.home / one).exists() and (one == QUEUE or (found.home / one).stat().st_size)
     ]
-    result.moves.append((_NEW_QUEUE, QUEUE))
+    into = [(_NEW_QUEUE, QUEUE)]
+    if keycopy.read(found.home) != (None if anew else found.journal_id, result.keys):
+        if (found.home / keycopy.FILE).exists():
+            result.moves.append((keycopy.FILE, _free(found, f"{keycopy.FILE}.damaged-{stamp}")))
+        into.append((_NEW_KEYS, keycopy.FILE))
+    result.moves += into
     moved = {before for before, _ in result.moves}
     result.removes = [f"{QUEUE}-shm", mark.FILE, *(one for one in old[1:] if one not in moved)]
     return result
@@ -112,6 +127,9 @@ def _archive_is_whole(found: Survey) -> bool:
             last = seq
             rows += 1
     known = sum(min(high, last) - low + 1 for low, high in found.queue.lost if low <= last)
+    whole = found.inspection.whole.ranges
+    if rows != sum(min(high, last) - low + 1 for low, high in whole if low <= last):
+        return False  # a backup has what an earlier repair found nowhere
     return rows == found.archive.extent() and last == found.archive.mark == rows + known
 
 
@@ -125,10 +143,9 @@ def build(found: Survey, plan: Plan) -> None:
     path = found.home / _NEW_QUEUE
     for name in plan.built:
         (found.home / name).unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     fill(path, network=on_network(found.home))
-    path.chmod(0o600)
     if plan.anew:
-        keycopy.write(found.home, "", {})
         fsync_directory(found.home)
         return
     assert found.journal_id is not None
@@ -146,17 +163,22 @@ def build(found: Survey, plan: Plan) -> None:
         if newest is not None and newest.seq <= taken:  # so that no number is given twice
             connection.execute(query("queue.append"), sqlite_row(newest))
         _heads(connection, found)
-        used = _scopes(found)
-        keys = {  # not those of deleted threads, which a backup or the copy may still have
-            scope: wrapped
-            for scope, wrapped in found.keys.wrapped.items()
-            if scope in found.queue.keys or scope in used
-        }
-        for scope, wrapped in keys.items():
+        for scope, wrapped in plan.keys.items():
             connection.execute(query("queue.add_key"), {"scope": scope, "wrapped": wrapped})
         connection.execute("COMMIT")
-    keycopy.write(found.home, found.journal_id, keys)
-    fsync_directory(found.home)
+    write_whole(found.home / _NEW_KEYS, keycopy.content(found.journal_id, plan.keys))
+
+
+def _keys(found: Survey) -> dict[str, bytes]:
+    """Return the keys that are kept.
+
+    Not those of deleted threads: an older version of the queue, its copy and a backup still have
+    them. Nor one of a backup only that no thread uses.
+    """
+    used = _scopes(found)
+    deleted = {one.scope for one in found.inspection.deletions}
+    kept = used | (found.queue.keys.keys() - deleted)
+    return {scope: one for scope, one in found.keys.wrapped.items() if scope in kept}
 
 
 def _scopes(found: Survey) -> set[str]:
@@ -177,6 +199,7 @@ def _archive(found: Survey, plan: Plan) -> int:
         archives.make(connection, path, found.journal_id)
         while batch := list(islice(records, _BATCH)):
             newest = archives.take(connection, batch)
+        connection.execute("CHECKPOINT journal")
         connection.execute("USE memory")
         connection.execute("DETACH journal")
     return newest

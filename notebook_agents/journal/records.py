@@ -13,11 +13,13 @@ import ormsgpack
 import zstandard
 
 from notebook_agents.errors import JournalDamagedError, SealError
+from notebook_agents.journal import damage
 from notebook_agents.model import Kind
 from notebook_agents.resources import resource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from notebook_agents.sealing import DataKey
 
@@ -196,6 +198,20 @@ def from_row(row: Sequence[Any]) -> Record:
     )
 
 
+def record_of(row: Sequence[Any], home: Path) -> Record:
+    """Return the record of a row.
+
+    Raises:
+        JournalDamagedError: No record has such columns.
+    """
+    try:
+        return from_row(row)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise damage.found(
+            home, f"record {row[0]} has columns that no record has ({error})"
+        ) from error
+
+
 def sqlite_row(record: Record) -> tuple[Any, ...]:
     """Return a record as SQLite stores it; all but the payload is what the seal binds."""
     return (
@@ -231,7 +247,8 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
     except SealError as error:
         raise SealError(
             f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: "
-            f"{error}; nothing of it was loaded, put the journal's files back from a copy"
+            f"{error}; nothing of it was loaded, `notebook-agents journal repair` says what can be "
+            "brought back"
         ) from error
 
 

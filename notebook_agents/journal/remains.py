@@ -7,6 +7,7 @@ opened for reading, and read by ranges of rows.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ import duckdb
 
 from notebook_agents.journal import damage, pages
 from notebook_agents.journal.archive import make, quoted
+from notebook_agents.journal.failures import cause
 from notebook_agents.journal.queue import Head
 from notebook_agents.journal.queue_file import FILE, PAGE_BYTES
 from notebook_agents.journal.records import Record, from_row
@@ -29,6 +31,8 @@ from notebook_agents.journal.sql import query
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+SALVAGE = ".salvage-"
+"""Begins the names of directories with copies of a DuckDB file; a kill leaves them."""
 _ERRORS = (duckdb.Error, RuntimeError)
 _RECORD_COLUMNS = 17
 _HEADER = 4096
@@ -83,7 +87,11 @@ def read_queue(home: Path) -> QueueRemains:
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
+        return b""
+    except OSError as error:  # one that this user may not read is not damaged
+        if error.errno != errno.EIO:
+            raise
         return b""
 
 
@@ -100,9 +108,11 @@ def _add(found: QueueRemains, path: Path) -> None:
             if isinstance(scope, str) and isinstance(wrapped, bytes):
                 found.keys.setdefault(scope, wrapped)
         for row in _rows(connection, "SELECT * FROM threads", named=True):
-            head = found.heads.get(row["thread"])
-            if head is None or _newer(row, head):
-                found.heads[row["thread"]] = row
+            thread = row.get("thread")
+            if isinstance(thread, str) and (
+                thread not in found.heads or _newer(row, found.heads[thread])
+            ):
+                found.heads[thread] = row
         for row in _rows(connection, query("queue.every")):
             _add_record(found, row)
 
@@ -121,7 +131,7 @@ def _carve(found: QueueRemains, version: bytes) -> None:
     for row in pages.rows(version, PAGE_BYTES):
         if len(row) == _RECORD_COLUMNS and isinstance(row[0], int):
             _add_record(found, row)
-        elif len(row) == len(Head.COLUMNS):
+        elif len(row) == len(Head.COLUMNS) and isinstance(row[0], str):
             found.heads.setdefault(row[0], dict(zip(Head.COLUMNS, row, strict=True)))
         elif len(row) == 2 and isinstance(row[0], str):
             if isinstance(row[1], bytes):
@@ -133,7 +143,7 @@ def _carve(found: QueueRemains, version: bytes) -> None:
 def _newer(row: dict[str, Any], head: dict[str, Any]) -> bool:
     try:
         return (row["last_seq"], row["token"]) > (head["last_seq"], head["token"])
-    except TypeError:
+    except (KeyError, TypeError):
         return False
 
 
@@ -180,6 +190,8 @@ class ArchiveRemains:
             try:
                 meta = dict(self.connection.execute(query("archive.meta")).fetchall())
                 self.journal = meta.get("journal")
+                if not meta.get("format", "").isdecimal():
+                    self.trouble = f"{self.path.name} does not say what it is"
                 self.mark = int(
                     self.connection.execute(query("archive.watermark")).fetchall()[0][0]
                 )
@@ -193,10 +205,12 @@ class ArchiveRemains:
         try:
             return attach(self.path)
         except _ERRORS as error:
+            if cause(error) == errno.EACCES:  # one that this user may not read is not damaged
+                raise
             self.trouble = damage.first_line(error)
         # DuckDB opens nothing while its log has a damaged entry, or the file a damaged header: what
         # was committed before that entry, or under another header, is read from a copy.
-        self._folder = tempfile.TemporaryDirectory(prefix=".salvage-", dir=self.path.parent)
+        self._folder = tempfile.TemporaryDirectory(prefix=SALVAGE, dir=self.path.parent)
         copy = Path(self._folder.name) / self.path.name
         said = self.trouble
         for patch in _headers(self.path, Path(self._folder.name)):
@@ -223,6 +237,11 @@ class ArchiveRemains:
             except _ERRORS:
                 continue
         return None
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory with the copy that is read, where there is one."""
+        return None if self._folder is None else Path(self._folder.name)
 
     def extent(self) -> int:
         """Return how many rows the records have."""
@@ -265,7 +284,7 @@ class ArchiveRemains:
         """Return the records of a range of row ids that can be read."""
         assert self.connection is not None
         rows = self.connection.execute(query("archive.rows"), {"low": low, "high": high}).fetchall()
-        return [from_row(row) for row in rows]
+        return [one for row in rows if (one := _record(row)) is not None]
 
     def numbers(self, low: int, high: int) -> list[int]:
         """Return the numbers of the records of a range of row ids that can be read."""

@@ -13,18 +13,21 @@ the first rename: a repair that is killed leaves either the old files, or a list
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.disk import fsync_directory
+from notebook_agents.disk import fsync_directory, write_whole
 from notebook_agents.journal import check as checking
-from notebook_agents.journal import keycopy, mark, presence, rebuild
+from notebook_agents.journal import damage, keycopy, mark, presence, rebuild
 from notebook_agents.journal.backup import backups
+from notebook_agents.journal.failures import writing
 from notebook_agents.journal.inspection import Finding, Severity, worst
-from notebook_agents.journal.integrity import REPAIR
-from notebook_agents.journal.survey import Lost, Survey, lost_findings, survey
+from notebook_agents.journal.integrity import QUEUE, REPAIR
+from notebook_agents.journal.remains import SALVAGE
+from notebook_agents.journal.survey import Beyond, Lost, Survey, lost_findings, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +58,9 @@ class Repaired:
         findings: What is wrong.
         rungs: What it does about it, in order.
         lost: The records that are nowhere, with what is known of them.
-        unnamed: Of threads whose heads counted more records than came back: how many more.
+        unnamed: Of threads whose heads counted more records than came back, or are named in `lost`:
+            how many more.
+        beyond: What may be lost behind the newest number that is known; None where nothing can be.
         records: How many records the journal has afterwards.
         threads: How many threads.
         aside: The files that were put aside.
@@ -68,6 +73,7 @@ class Repaired:
     rungs: list[Rung] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     unnamed: dict[str, int] = field(default_factory=dict)
+    beyond: Beyond | None = None
     records: int = 0
     threads: int = 0
     aside: list[str] = field(default_factory=list)
@@ -81,8 +87,9 @@ class Repaired:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is lost."""
-        return not self.lost and not self.unnamed and self.severity is not Severity.CATASTROPHIC
+        """Whether nothing is lost, nor may be."""
+        lost = self.lost or self.unnamed or self.beyond
+        return not lost and self.severity is not Severity.CATASTROPHIC
 
 
 def repair(
@@ -104,6 +111,8 @@ def repair(
         NoJournalError: There is none.
         JournalFormatError: It is one of a newer version.
         JournalBusyError: Another process uses it.
+        JournalWriteError: The disk is full or fails, or a file may not be read; what was there is
+            there, and the next repair begins again.
     """
     result = Repaired(home=home, dry=dry_run)
     tell = say or (lambda _: None)
@@ -111,15 +120,20 @@ def repair(
         _finish(result, tell)
         if dry_run and result.rungs:
             return result
-    checked = checking.check(home, progress)
-    result.findings += checked.findings
-    result.records, result.threads = checked.records, checked.threads
-    if checked.sound:
-        if any(_refreshes(one) for one in checked.findings):
-            _refresh(result, tell)
-        return result
-    with presence.alone(home, to="repair it"):
-        _mend(result, tell, progress)
+    while True:
+        seen = _identity(home)
+        checked = checking.check(home, progress)
+        result.records, result.threads = checked.records, checked.threads
+        if checked.sound:
+            result.findings += checked.findings
+            if any(_refreshes(one) for one in checked.findings):
+                _refresh(result, tell)
+            return result
+        with writing(home), presence.alone(home, to="repair it"):
+            if _identity(home) == seen:  # else another process repaired it meanwhile
+                result.findings += checked.findings
+                _mend(result, tell, progress)
+                break
     if not dry_run:
         after = checking.check(home, progress)
         result.records, result.threads = after.records, after.threads
@@ -127,6 +141,12 @@ def repair(
         if not after.sound:
             result.findings += after.findings
     return result
+
+
+def _identity(home: Path) -> int | None:
+    """Return what tells one queue from that which another repair put into its place."""
+    path = home / QUEUE
+    return path.stat().st_ino if path.exists() else None
 
 
 # -- small files ---------------------------------------------------------------------------------
@@ -163,8 +183,8 @@ def _mend(
     with _survey(result.home, progress) as found:
         usable = found.journal_id is not None and bool(len(found.inspection.whole))
         readable = usable and bool(found.keys.wrapped)
-        result.lost, result.unnamed = found.lost, found.unnamed
-        result.findings += lost_findings(found.lost, found.unnamed)
+        result.lost, result.unnamed, result.beyond = found.lost, found.unnamed, found.beyond
+        result.findings += lost_findings(found.lost, found.unnamed, found.beyond)
         if not readable:
             what = "nothing can be read any more"
             result.findings.append(Finding(severity=Severity.CATASTROPHIC, what=what))
@@ -173,24 +193,32 @@ def _mend(
         result.rungs.append(rung)
         tell(rung)
         if found.backup is not None:
-            will = f"take {found.brought} records that are nowhere else from {found.backup.path}"
+            brought = damage.counted(found.brought, "record")
+            will = f"take from {found.backup.path} what is nowhere else: {brought}"
             result.rungs.append(Rung(name="backup", will=will))
             tell(result.rungs[-1])
         if result.dry:
             return
+        for left in result.home.glob(f"{SALVAGE}*"):  # of one that was killed
+            if left != found.archive.folder:
+                shutil.rmtree(left)
         _write_marker(result.home, {"v": 1, "phase": "building", "built": plan.built})
         rebuild.build(found, plan)
         result.records = len(found.inspection.whole)
         result.threads = sum(not one.deleted for one in found.inspection.implied.values())
-    result.aside = [after for _, after in plan.moves if ".damaged-" in after]
-    _write_marker(
-        result.home,
-        {"v": 1, "phase": "switching", "moves": plan.moves, "removes": plan.removes},
-    )
+    result.aside = plan.aside
+    lost = {
+        "lost": [[one.seq, one.thread, one.kind] for one in result.lost],
+        "unnamed": result.unnamed,
+        "beyond": None if result.beyond is None else asdict(result.beyond),
+    }
+    moves = {"moves": plan.moves, "removes": plan.removes}
+    _write_marker(result.home, {"v": 1, "phase": "switching", **moves, **lost})
     _switch(result.home, plan.moves, plan.removes)
     rung.did = _did(found, plan)
     if found.backup is not None:
-        result.rungs[-1].did = f"{found.brought} records came from {found.backup.path}"
+        brought = damage.counted(found.brought, "record")
+        result.rungs[-1].did = f"{brought} came from {found.backup.path}"
 
 
 def _did(found: Survey, plan: rebuild.Plan) -> str:
@@ -198,7 +226,8 @@ def _did(found: Survey, plan: rebuild.Plan) -> str:
         return "an empty journal is there"
     count = len(found.inspection.whole)
     threads = sum(not one.deleted for one in found.inspection.implied.values())
-    return f"{count} records of {threads} threads came back, {len(found.lost)} did not"
+    back = f"{damage.counted(count, 'record')} of {damage.counted(threads, 'thread')} came back"
+    return f"{back}, {len(found.lost)} did not"
 
 
 def _stamp() -> str:
@@ -206,20 +235,38 @@ def _stamp() -> str:
 
 
 def _write_marker(home: Path, content: dict[str, Any]) -> None:
-    building = home / f".{REPAIR}"
-    with building.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    building.rename(home / REPAIR)
-    fsync_directory(home)
+    write_whole(home / REPAIR, json.dumps(content).encode())
+
+
+def _read_marker(home: Path) -> dict[str, Any] | None:
+    """Return what an unfinished repair wrote down; None where it is gone.
+
+    A marker that is damaged, or leads out of the directory, is one of a repair that has renamed and
+    built nothing.
+    """
+    try:
+        marker = json.loads((home / REPAIR).read_bytes())
+        if marker["phase"] == "switching":
+            names = [*(name for pair in marker["moves"] for name in pair), *marker["removes"]]
+        else:
+            names = marker["built"]
+        if all(PurePath(name).name == name not in ("", "..") for name in names):
+            return dict(marker)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    return {"phase": "building", "built": []}
 
 
 def _switch(home: Path, moves: list[tuple[str, str]], removes: list[str]) -> None:
     """Rename, as often as a kill makes it necessary: what was done is not done again."""
-    for before, after in moves:
-        if (home / before).exists() and not (home / after).exists():
-            (home / before).rename(home / after)
+    away = [pair for pair in moves if ".damaged-" in pair[1]]
+    for some in (away, moves[len(away) :]):
+        for before, after in some:
+            if (home / before).exists() and not (home / after).exists():
+                (home / before).rename(home / after)
+        fsync_directory(home)  # else a new name could be on disk first, and an old file be nowhere
     for name in removes:
         (home / name).unlink(missing_ok=True)
     fsync_directory(home)
@@ -234,16 +281,14 @@ def _finish(result: Repaired, tell: Callable[[Rung], None]) -> None:
     tell(rung)
     if result.dry:
         return
-    with presence.alone(result.home, to="repair it"):
-        try:
-            marker = json.loads((result.home / REPAIR).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+    with writing(result.home), presence.alone(result.home, to="repair it"):
+        marker = _read_marker(result.home)
+        if marker is None:
             return  # another process was faster
-        except ValueError:
-            marker = {"phase": "building", "built": []}  # damaged too: nothing was renamed by it
         if marker["phase"] == "switching":
             _switch(result.home, [(a, b) for a, b in marker["moves"]], marker["removes"])
             rung.did = "its new files are in their places"
+            _recall(result, marker)
         else:
             for name in marker["built"]:
                 (result.home / name).unlink(missing_ok=True)
@@ -252,13 +297,25 @@ def _finish(result: Repaired, tell: Callable[[Rung], None]) -> None:
             rung.did = "what it had built was taken away; it begins again"
 
 
+def _recall(result: Repaired, marker: dict[str, Any]) -> None:
+    """Say what the repair that was killed would have said."""
+    lost = ((seq, thread, kind) for seq, thread, kind in marker.get("lost", ()))
+    result.lost = [Lost(seq=seq, thread=thread, kind=kind) for seq, thread, kind in lost]
+    result.unnamed = marker.get("unnamed", {})
+    if (beyond := marker.get("beyond")) is not None:
+        result.beyond = Beyond(**{**beyond, "driven": tuple(beyond["driven"])})
+    result.aside = [after for _, after in marker["moves"] if ".damaged-" in after]
+    result.findings += lost_findings(result.lost, result.unnamed, result.beyond)
+
+
 # -- backups -------------------------------------------------------------------------------------
 
 
 def _survey(home: Path, progress: Callable[[int, int], None] | None) -> Survey:
     """Read what is left, with what the newest backup of this history has where that is not all."""
     found = survey(home, progress)
-    if len(found.inspection.whole) and not found.lost and not found.unnamed:
+    nothing = not found.lost and not found.unnamed and found.beyond is None
+    if len(found.inspection.whole) and nothing:
         return found
     for backup in reversed(backups(home)):
         if found.journal_id in (None, backup.journal):

@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import heapq
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from notebook_agents.errors import (
-    JournalFormatError,
-    KeyMissingError,
-    NotebookAgentsError,
-    SealError,
-)
 from notebook_agents.journal import damage, integrity, keycopy, mark
 from notebook_agents.journal.inspection import Finding, Inspection, Numbers, Severity, ranges_of
 from notebook_agents.journal.integrity import Seals
 from notebook_agents.journal.remains import ArchiveRemains, QueueRemains, read_queue
-from notebook_agents.sealing import DataKey, load_ring, wrapped_by
+from notebook_agents.journal.wrapped import FoundKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,58 +23,10 @@ if TYPE_CHECKING:
 
     from notebook_agents.journal.backup_files import Backup
     from notebook_agents.journal.records import Record
-    from notebook_agents.sealing import KeyRing
 
 _ID = re.compile(r"[a-z2-7]{26}")
-
-
-class Keys:
-    """The data keys of a journal whose own table of them may be damaged.
-
-    Attributes:
-        wrapped: The stored keys that open, or cannot be told for lack of the master key, by scope.
-            Of a scope whose stored keys were all altered there is none.
-    """
-
-    def __init__(self, journal_id: str, *sources: dict[str, bytes]) -> None:
-        self._id = journal_id
-        self._sources = sources
-        self._open: dict[str, DataKey] = {}
-        self._ring: KeyRing | None = None
-        try:
-            self._ring = load_ring(create=False)
-        except NotebookAgentsError:
-            self._ring = None
-        self.wrapped: dict[str, bytes] = {}
-        for scope in sorted({scope for source in sources for scope in source}):
-            self._choose(scope)
-
-    def _choose(self, scope: str) -> None:
-        stored = [source[scope] for source in self._sources if scope in source]
-        for wrapped in stored:
-            try:
-                if self._ring is None:
-                    wrapped_by(wrapped)  # at least it looks like a key
-                else:
-                    context = f"{self._id}\0{scope}".encode()
-                    raw = self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context)
-                    self._open[scope] = DataKey(raw)
-            except KeyMissingError:
-                pass
-            except (SealError, JournalFormatError):
-                continue
-            self.wrapped[scope] = wrapped
-            return
-
-    def key(self, scope: str) -> DataKey:
-        """Return a scope's key.
-
-        Raises:
-            KeyMissingError: It is not here.
-        """
-        if scope not in self._open:
-            raise KeyMissingError(f"the key of {scope!r} is not here")
-        return self._open[scope]
+_LEAP = 1_000_000
+"""A number that is further behind the newest record than this is itself damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +44,34 @@ class Lost:
     kind: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beyond:
+    """Records that there may have been, of which nothing is left to tell.
+
+    Attributes:
+        first: The first number that one can have had.
+        last: The last one; None where nothing says how far the queue had come.
+        driven: The threads that were being driven as far as is known; any other may be meant too.
+    """
+
+    first: int
+    last: int | None = None
+    driven: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """Return what is known of them."""
+        whose = "of any thread"
+        if self.driven:
+            whose += f", first of those being driven ({', '.join(map(repr, self.driven))})"
+        if self.last is not None:
+            which = damage.records([(self.first, self.last)])
+            return f"may be lost: {which}, {whose}; not synced when the host or its disk failed"
+        return (
+            f"may be lost: records from {self.first} on, {whose}; how many cannot be known, "
+            f"{mark.FILE} does not tell"
+        )
+
+
 @dataclass(slots=True)
 class Survey:
     """What is left of a journal.
@@ -111,7 +86,9 @@ class Survey:
         inspection: What the records say.
         expected: The newest number that there was.
         lost: The records that are nowhere and were not known to be lost.
-        unnamed: Of threads whose heads count more records than there are: how many.
+        unnamed: Of threads whose heads count more records than there are and than `lost` names as
+            theirs: how many more.
+        beyond: What may be lost behind `expected`; None where nothing can be.
         findings: What is wrong.
         archive_whole: Whether that file opens and is this journal's.
         backup: A backup whose records are taken where those of the journal are not whole.
@@ -124,11 +101,12 @@ class Survey:
     generation: int
     queue: QueueRemains
     archive: ArchiveRemains
-    keys: Keys
+    keys: FoundKeys
     inspection: Inspection
     expected: int = 0
     lost: list[Lost] = field(default_factory=list)
     unnamed: dict[str, int] = field(default_factory=dict)
+    beyond: Beyond | None = None
     findings: list[Finding] = field(default_factory=list)
     archive_whole: bool = False
     backup: Backup | None = None
@@ -218,7 +196,7 @@ def survey(
         archive.journal,
         None if backup is None else backup.journal,
     )
-    keys = Keys(journal_id or "", queue.keys, copied, saved.keys)
+    keys = FoundKeys(journal_id or "", queue.keys, copied, saved.keys)
     found = Survey(
         home=home,
         journal_id=journal_id,
@@ -277,14 +255,23 @@ def _count(found: Survey, said: mark.Mark | None) -> None:
     """Say what is missing."""
     whole = found.inspection.whole
     newest = whole.ranges[-1][1] if whole.ranges else 0
-    heads = [head.get("last_seq") for head in found.queue.heads.values()]
-    sane = [one for one in heads if isinstance(one, int) and one <= newest + 1_000_000]
-    floor = said.floor if said is not None else 0
-    found.expected = max(newest, found.archive.mark, floor, *sane, 0)
+    told = said.committed if said is not None and said.tells else None
+    ends = [head.get("last_seq") for head in found.queue.heads.values()]
+    # A head is not sealed: it says nothing beyond what the mark says.
+    most = newest + _LEAP if told is None else told
+    sane = [one for one in ends if isinstance(one, int) and one <= most]
+    rows = 0 if found.archive.connection is None else found.archive.extent()
+    if found.archive.mark <= newest + rows + _LEAP:
+        sane.append(found.archive.mark)
+    if said is not None:
+        sane.append(integrity.must_reach(found.home, said))
+    found.expected = max([newest, *sane])
+    if told is None or told > found.expected:
+        heads = found.queue.heads.items()
+        driven = sorted(thread for thread, head in heads if head.get("driver_pid") is not None)
+        found.beyond = Beyond(first=found.expected + 1, last=told, driven=tuple(driven))
     known = Numbers()
-    for low, high in found.queue.lost:
-        for seq in range(low, high + 1):
-            known.add(seq)
+    known.insert(seq for low, high in found.queue.lost for seq in range(low, high + 1))
     missing = [
         seq
         for low, high in whole.gaps(found.expected)
@@ -299,11 +286,8 @@ def _count(found: Survey, said: mark.Mark | None) -> None:
             known_thread = closed.thread in found.inspection.implied
             thread, kind = closed.thread if known_thread else None, str(closed.kind)
         found.lost.append(Lost(seq=seq, thread=thread, kind=kind))
-    for thread, head in found.queue.heads.items():
-        one = found.inspection.implied.get(thread)
-        counted, there = head.get("records"), 0 if one is None else one.records
-        if isinstance(counted, int) and there < counted <= found.expected and missing:
-            found.unnamed[thread] = counted - there
+    if missing:
+        found.unnamed = _unnamed(found)
     found.archive_whole = (
         found.archive.connection is not None
         and found.archive.trouble is None
@@ -311,7 +295,24 @@ def _count(found: Survey, said: mark.Mark | None) -> None:
     )
 
 
-def lost_findings(lost: list[Lost], unnamed: dict[str, int]) -> list[Finding]:
+def _unnamed(found: Survey) -> dict[str, int]:
+    """Return how many records more the heads count than came back or are named, by thread."""
+    named = Counter(one.thread for one in found.lost)
+    result = {}
+    for thread, head in found.queue.heads.items():
+        one = found.inspection.implied.get(thread)
+        if one is not None and one.deleted:
+            continue  # an older version of the file still has its head
+        counted = head.get("records")
+        there = named[thread] + (0 if one is None else one.records)
+        if isinstance(counted, int) and there < counted <= found.expected:
+            result[thread] = counted - there
+    return result
+
+
+def lost_findings(
+    lost: list[Lost], unnamed: dict[str, int], beyond: Beyond | None
+) -> list[Finding]:
     """Return what is lost as findings: by thread, then what cannot be told."""
     by_thread: dict[str | None, list[int]] = {}
     for one in lost:
@@ -322,7 +323,8 @@ def lost_findings(lost: list[Lost], unnamed: dict[str, int]) -> list[Finding]:
         found.append(
             Finding(
                 severity=Severity.MAJOR,
-                what=f"lost: {len(seqs)} records {whose}: {damage.numbers(list(ranges_of(seqs)))}",
+                what=f"lost: {damage.counted(len(seqs), 'record')} {whose}: "
+                f"{damage.numbers(ranges_of(seqs))}",
                 seqs=ranges_of(seqs),
                 thread=thread,
             )
@@ -335,4 +337,6 @@ def lost_findings(lost: list[Lost], unnamed: dict[str, int]) -> list[Finding]:
         )
         for thread, count in unnamed.items()
     ]
+    if beyond is not None:
+        found.append(Finding(severity=Severity.MAJOR, what=beyond.words()))
     return found

@@ -4,17 +4,82 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import KeyMissingError
+from notebook_agents.errors import (
+    JournalFormatError,
+    KeyMissingError,
+    NotebookAgentsError,
+    SealError,
+)
 from notebook_agents.journal import keycopy
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.sql import query
 from notebook_agents.sealing import DataKey, KeyRing, load_ring, wrapped_by
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from notebook_agents.journal.queue import Queue
     from notebook_agents.journal.writer import Writer
+
+
+class FoundKeys:
+    """The data keys of a journal whose own table of them may be damaged.
+
+    Args:
+        journal_id: The journal's id.
+        sources: Stored keys by scope, from each place that has some.
+
+    Attributes:
+        wrapped: Of each scope the stored key that opens; where none does, one whose master key is
+            not here, of which nothing can be told. A scope that has neither is left out.
+    """
+
+    def __init__(self, journal_id: str, *sources: Mapping[str, bytes]) -> None:
+        self._id = journal_id
+        self._open: dict[str, DataKey] = {}
+        self._ring: KeyRing | None = None
+        with suppress(NotebookAgentsError):
+            self._ring = load_ring(create=False)
+        self.wrapped: dict[str, bytes] = {}
+        for scope in sorted({scope for source in sources for scope in source}):
+            self._choose(scope, [source[scope] for source in sources if scope in source])
+
+    def _choose(self, scope: str, stored: list[bytes]) -> None:
+        for wrapped in stored:
+            try:
+                master = wrapped_by(wrapped)
+                if self._ring is not None:
+                    context = f"{self._id}\0{scope}".encode()
+                    raw = self._ring.get(master).unwrap(wrapped, context)
+                    self._open[scope] = DataKey(raw)
+                    self.wrapped[scope] = wrapped
+                    return
+            except KeyMissingError:  # or what names the master key is altered: the next may open
+                pass
+            except (SealError, JournalFormatError):
+                continue
+            self.wrapped.setdefault(scope, wrapped)
+
+    def key(self, scope: str) -> DataKey:
+        """Return a scope's key.
+
+        Raises:
+            KeyMissingError: It is not here.
+        """
+        if scope not in self._open:
+            raise KeyMissingError(f"the key of {scope!r} is not here")
+        return self._open[scope]
+
+
+def altered(home: Path, journal_id: str, stored: Mapping[str, bytes]) -> set[str]:
+    """Return the scopes whose stored key does not open, while that in `keys.copy` does."""
+    copied = keycopy.read(home)[1]
+    either = FoundKeys(journal_id, stored, copied).wrapped
+    return {scope for scope, wrapped in stored.items() if either.get(scope, wrapped) != wrapped}
 
 
 class WrappedKeys:

@@ -72,9 +72,17 @@ def killed_after_burst(home: Path) -> None:
     journal.ingest()
 
 
+def deleting(home: Path) -> None:
+    """Die behind the deletion of a thread, whose key an older page still has."""
+    journal = _in_both(home)
+    journal.delete_thread("counter-1")
+    na.Agent(chain(add), "counter", journal).run({"n": 5}, thread="counter-5")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 SPECIMENS: dict[str, Callable[[Path], None]] = {
     made.__name__: made
-    for made in (closed, killed, killed_early, killed_in_burst, killed_after_burst)
+    for made in (closed, killed, killed_early, killed_in_burst, killed_after_burst, deleting)
 }
 
 

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
@@ -27,7 +27,6 @@ from notebook_agents.journal.check import check
 from notebook_agents.journal.repair import repair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SAMPLE = 3
@@ -43,41 +42,8 @@ CASES = [
     ("killed_in_burst", "journal.1.duckdb.wal"),
     ("killed_in_burst", "queue.sqlite-wal"),
     ("killed_after_burst", "journal.1.duckdb.wal"),
+    ("deleting", "queue.sqlite-wal"),
 ]
-
-
-@pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """Make each specimen once; give its directory and what is in it."""
-    folder = tmp_path_factory.mktemp("specimens")
-    made: dict[str, tuple[Path, Any]] = {}
-
-    def give(name: str) -> tuple[Path, Any]:
-        if name not in made:
-            home = specimens.make(name, folder)
-            shutil.copytree(home, folder / "read")
-            made[name] = (home, oracle.read(folder / "read"))
-            shutil.rmtree(folder / "read")
-        return made[name]
-
-    return give
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the key that all specimens are sealed with, also while they are made."""
-    monkeypatch.setenv("NOTEBOOK_AGENTS_KEY", specimens.KEY)
-
-
-@pytest.fixture
-def copy(shelf, tmp_path) -> Callable[[str], Path]:
-    """Give a copy of a specimen."""
-
-    def give(name: str, to: str = "copy") -> Path:
-        shutil.copytree(shelf(name)[0], tmp_path / to)
-        return tmp_path / to
-
-    return give
 
 
 @pytest.mark.parametrize(("name", "file"), CASES, ids=lambda part: part)
