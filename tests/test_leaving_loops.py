@@ -329,7 +329,7 @@ async def test_a_stream_that_nobody_reads_any_more(journal, dropped):
     await asyncio.ensure_future(begin())
     with pytest.raises(ThreadBusyError):
         agent.run({"n": 1}, thread="t")
-    while not was_left(journal.id, "t"):  # the loop closes what was dropped
+    while not was_left(journal.id, "t"):  # noqa: ASYNC110 - the loop closes what was dropped
         await asyncio.sleep(0)
     gate.set()
     run = await agent.arun({"n": 1}, thread="t")
