@@ -444,8 +444,9 @@ class Agent:
             )
         begun = [
             record.attempt or 0
-            for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
-            if record.run == head.run
+            for record in self.journal.select(
+                thread=head.thread, run=head.run, kinds=[Kind.CHECKPOINT], ns=""
+            )
         ]
         both = {**kept["config"], **(config or {})}
         limit = both.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
@@ -480,8 +481,8 @@ class Agent:
 
     def first_record(self, head: Head) -> Record:
         """Return the record with which a thread's newest run began."""
-        records = self.journal.select(thread=head.thread, kinds=[Kind.RUN_STARTED])
-        return next(record for record in records if record.run == head.run and record.digest)
+        records = self.journal.select(thread=head.thread, run=head.run, kinds=[Kind.RUN_STARTED])
+        return next(record for record in records if record.digest)
 
     def read(self, record: Record, names: Iterable[str]) -> dict[str, Any]:
         """Return the named parts of a run's first record."""

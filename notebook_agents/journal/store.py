@@ -9,7 +9,7 @@ import ctypes
 import logging
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from notebook_agents import faults, settings
 from notebook_agents.errors import (
@@ -32,7 +32,7 @@ from notebook_agents.journal.leases import Leases
 from notebook_agents.journal.queue import Head, Queue
 from notebook_agents.journal.records import Claim, Draft, Record, open_payload
 from notebook_agents.journal.schedule import Schedule
-from notebook_agents.journal.sql import query
+from notebook_agents.journal.sql import Filters, query
 from notebook_agents.journal.trimming import trim
 from notebook_agents.journal.values import Chunks
 from notebook_agents.journal.wrapped import WrappedKeys
@@ -41,7 +41,7 @@ from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -223,40 +223,42 @@ class Journal:
         self,
         *,
         thread: str | None = None,
-        scope: str | None = None,
-        kinds: Iterable[Kind] | None = None,
-        ns: str | None = None,
-        ref: str | None = None,
-        step: str | None = None,
-        name: str | None = None,
         since: int = 0,
+        limit: int | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Record]:
         """Return matching records in order, without payloads: queue and DuckDB together.
 
-        Of a thread only what came after its deletion is returned, and of all only what came after
-        record `since`. DuckDB is not opened if that is in the queue.
+        Of a thread only what came after its deletion is returned, of all only what came after
+        record `since`, and of that the first `limit`. DuckDB is not opened if that is in the queue.
         """
         self._check_open()
-        after = since
-        if thread is not None:
-            head = self.head(thread)
-            if head is None:
-                return []
-            after = max(since, head.first_seq - 1)
-        filters = {
-            "after": after,
-            "thread": thread,
-            "scope": scope,
-            "kinds": None if kinds is None else ",".join(kinds),
-            "ns": ns,
-            "ref": ref,
-            "step": step,
-            "name": name,
-        }
-        recent, first = self._queue.select(**filters)
+        after = self._behind(thread, since)
+        if after is None:
+            return []
+        wanted = {"thread": thread, "after": after, "limit": limit, **filters}
+        recent, first = self._queue.select(**wanted)
         if first <= after + 1:
             return recent
-        return [*self._archive.select(before=first, **filters), *recent]
+        return [*self._archive.select(before=first, **wanted), *recent][:limit]
+
+    def newest_checkpoint(self, thread: str, ns: str) -> Record | None:
+        """Return the checkpoint with the largest id of a thread and namespace, hidden or not."""
+        self._check_open()
+        after = self._behind(thread, 0)
+        if after is None:
+            return None
+        recent, first = self._queue.newest(thread=thread, ns=ns, after=after)
+        if first > after + 1:
+            recent += self._archive.newest(before=first, thread=thread, ns=ns, after=after)
+        return max(recent, key=lambda one: (one.ref or "", one.seq), default=None)
+
+    def _behind(self, thread: str | None, since: int) -> int | None:
+        """Return behind which number to look; None where the thread is not there."""
+        if thread is None:
+            return since
+        head = self.head(thread)
+        return None if head is None else max(since, head.first_seq - 1)
 
     def newest(self) -> int:
         """Return the number of the newest record; 0 where there is none."""
@@ -301,18 +303,27 @@ class Journal:
         Raises:
             SealError: One does not open.
         """
+        return {record.seq: self.opened(record) for record in self.sealed(seqs)}
+
+    def sealed(self, seqs: Sequence[int]) -> list[Record]:
+        """Return the numbered records with their payloads, sealed, in no order."""
         self._check_open()
         if not seqs:
-            return {}
+            return []
         records = self._queue.by_seq(seqs)
         first, _ = self._queue.bounds()
         found = {record.seq for record in records}
         older = [seq for seq in seqs if seq not in found and seq < first]
         if older:
             records.extend(self._archive.by_seq(older))
-        return {record.seq: self._opened(record) for record in records}
+        return records
 
-    def _opened(self, record: Record) -> bytes:
+    def opened(self, record: Record) -> bytes:
+        """Return the payload of a record that was read with it.
+
+        Raises:
+            SealError: It does not open.
+        """
         key = self.data_key(record.scope, create=False)
         try:
             return open_payload(record, journal_id=self.id, key=key)
@@ -342,7 +353,10 @@ class Journal:
         """Return the known chunks of a scope."""
         with self._keys_lock:
             if scope not in self._chunks:
-                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
+                born = self._queue.scope_born(scope)
+                records = (
+                    self.select(scope=scope, kinds=[Kind.CHUNK], since=born - 1) if born else []
+                )
                 known = {record.digest: record.seq for record in records if record.digest}
                 self._chunks[scope] = Chunks(self.data_key(scope), known)
             return self._chunks[scope]
@@ -530,9 +544,6 @@ class Journal:
 
     def __repr__(self) -> str:
         return f"<Journal {self.home} {'closed' if self._closed else self.mode}>"
-
-    def _has(self, scope: str) -> bool:
-        return self._queue.scope_users(scope) > 0
 
     def _prepare(self, drafts: Sequence[Draft]) -> bool:
         """Have the data keys at hand: making one is a transaction of its own.
