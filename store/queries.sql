@@ -124,18 +124,22 @@ WHERE seq > $after
   AND ref >= $least_ref
   AND step = $step
   AND name = $name
+  AND ref IN (SELECT value FROM json_each($any_ref))
   AND step IN (SELECT value FROM json_each($steps))
   AND parent IN (SELECT value FROM json_each($parents))
 ORDER BY seq
 LIMIT $limit;
 
 -- name: queue.newest
--- A thread's newest checkpoint in a namespace; of several with one id the one stored last.
+-- A thread's newest checkpoints, by id as LangGraph lists them; of several with one id the one stored
+-- last is the first. Lines without their parameter are left out, as above.
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, NULL
 FROM records
-WHERE seq > $after AND thread = $thread AND kind = 'checkpoint' AND ns = $ns
-ORDER BY ref DESC, seq DESC LIMIT 1;
+WHERE seq > $after AND thread = $thread AND kind = 'checkpoint'
+  AND ns = $ns
+  AND ref < $until
+ORDER BY ref DESC, seq DESC LIMIT $limit;
 
 -- name: queue.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
@@ -182,6 +186,7 @@ WHERE seq < $before AND seq > $after
   AND ref >= $least_ref
   AND step = $step
   AND name = $name
+  AND ref IN (SELECT unnest($any_ref::VARCHAR[]))
   AND step IN (SELECT unnest($steps::VARCHAR[]))
   AND parent IN (SELECT unnest($parents::VARCHAR[]))
 ORDER BY seq
@@ -192,8 +197,10 @@ LIMIT $limit;
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, NULL
 FROM records
-WHERE seq < $before AND seq > $after AND thread = $thread AND kind = 'checkpoint' AND ns = $ns
-ORDER BY ref DESC, seq DESC LIMIT 1;
+WHERE seq < $before AND seq > $after AND thread = $thread AND kind = 'checkpoint'
+  AND ns = $ns
+  AND ref < $until
+ORDER BY ref DESC, seq DESC LIMIT $limit;
 
 -- name: archive.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,

@@ -17,6 +17,8 @@ from notebook_agents.graph.history import KINDS, History
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langgraph.checkpoint.base import CheckpointTuple
 
     from notebook_agents.graph.codec import StateCodec
@@ -61,6 +63,46 @@ class _Known:
         return found
 
 
+def named(journal: Journal, thread: str, ns: str, checkpoint_id: str) -> History:
+    """Return as much of a thread's history as tells of one checkpoint."""
+    kinds = [Kind.CHECKPOINT, Kind.WRITES]
+    records = journal.select(thread=thread, ns=ns, ref=checkpoint_id, kinds=kinds)
+    return History([*records, *_deletions(journal, thread, ns, records)])
+
+
+def page(
+    journal: Journal, thread: str, ns: str | None, limit: int, *, until: str | None
+) -> History | None:
+    """Return as much of a thread's history as has its newest checkpoints.
+
+    Args:
+        journal: The journal.
+        thread: The thread's name.
+        ns: The namespace; None for all.
+        limit: How many.
+        until: Only smaller ids than this one.
+
+    Returns:
+        The history; None where some of them are hidden, so that more have to be looked at.
+    """
+    newest = journal.newest_checkpoints(thread, ns, limit, until=until)
+    of = [record.ref or "" for record in newest]
+    writes = journal.select(thread=thread, ns=ns, any_ref=of, kinds=[Kind.WRITES])
+    records = sorted((*newest, *writes), key=lambda record: record.seq)
+    history = History([*records, *_deletions(journal, thread, ns, records)])
+    return history if len(history.shown) == len(newest) else None
+
+
+def _deletions(
+    journal: Journal, thread: str, ns: str | None, records: Sequence[Record]
+) -> list[Record]:
+    """Return the deletions that may name these: what they name has smaller numbers."""
+    if not records:
+        return []
+    since = min(record.seq for record in records)
+    return journal.select(thread=thread, ns=ns, kinds=[Kind.DELETION], since=since)
+
+
 class Newest:
     """Reads the newest checkpoints of threads, and remembers the last few.
 
@@ -97,15 +139,14 @@ class Newest:
         """Read what is to know; None where the newest checkpoint is hidden, or there is none."""
         version, seen = self._journal.version(), self._journal.newest()
         head = self._journal.head(thread)
-        newest = None if head is None else self._journal.newest_checkpoint(thread, ns)
-        if head is None or newest is None:
+        first = self._journal.newest_checkpoints(thread, ns, 1)
+        if head is None or not first:
             return None
+        newest = first[0]
         writes = self._journal.select(
             thread=thread, ns=ns, kinds=[Kind.WRITES], least_ref=newest.ref
         )
-        # What a deletion names has a smaller number than the deletion itself.
-        least = min([newest.seq, *(record.seq for record in writes)])
-        gone = self._journal.select(thread=thread, ns=ns, kinds=[Kind.DELETION], since=least)
+        gone = _deletions(self._journal, thread, ns, [newest, *writes])
         history = History([newest, *writes, *gone])
         if newest.seq not in {record.seq for record in history.shown.values()}:
             return None

@@ -18,7 +18,7 @@ from notebook_agents.graph import retention
 from notebook_agents.graph.checkpoints import Line, Reader, encode_checkpoint, encode_writes
 from notebook_agents.graph.codec import StateCodec, strict_serializer
 from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_history
-from notebook_agents.graph.newest import Newest
+from notebook_agents.graph.newest import Newest, named, page
 from notebook_agents.journal import Draft
 from notebook_agents.journal.copying import copy_thread
 from notebook_agents.journal.values import Encoder
@@ -212,10 +212,11 @@ class JournalSaver(BaseCheckpointSaver[int]):
         """
         thread, ns = _place(config)
         wanted = get_checkpoint_id(config)
+        self._bring_up()
         if not wanted:
-            self._bring_up()
             return self._newest.get(thread, ns, self._codec)
-        history = History(self._select(thread, ns))
+        with self.journal.reading():
+            history = named(self.journal, thread, ns, wanted)
         record = _find(history, thread, ns, wanted)
         if record is None:
             return None
@@ -249,7 +250,13 @@ class JournalSaver(BaseCheckpointSaver[int]):
         thread = None if config is None else str(configurable["thread_id"])
         wanted = get_checkpoint_id(config) if config else None
         until = get_checkpoint_id(before) if before else None
-        history = History(self._select(thread, configurable.get("checkpoint_ns")))
+        ns = configurable.get("checkpoint_ns")
+        history = None
+        if thread is not None and limit is not None and not filter and not wanted:
+            self._bring_up()
+            with self.journal.reading():
+                history = page(self.journal, thread, ns, max(limit, 0), until=until)
+        history = history or History(self._select(thread, ns))
         chosen = [
             history.shown[place]
             for place in sorted(history.shown, reverse=True)

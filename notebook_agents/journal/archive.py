@@ -205,8 +205,8 @@ class Archive:
         return self._found(*filtered("archive.select", {"before": before, **filters}))
 
     def newest(self, before: int, **filters: Any) -> list[Record]:
-        """Return a thread's newest checkpoint among the records older than number `before`."""
-        return self._found(query("archive.newest"), {"before": before, **filters})
+        """Return a thread's newest checkpoints among the records older than number `before`."""
+        return self._found(*filtered("archive.newest", {"before": before, **filters}))
 
     def _found(self, statement: str, parameters: dict[str, Any]) -> list[Record]:
         with self.burst() as connection:

@@ -171,13 +171,13 @@ class Queue:
         Both come from one snapshot: what is older than that number was in DuckDB before it left.
         """
         statement, parameters = filtered("queue.select", filters)
-        for name in {"steps", "parents"} & parameters.keys():
+        for name in {"any_ref", "steps", "parents"} & parameters.keys():
             parameters[name] = json.dumps(parameters[name])
         return self._found(statement, parameters)
 
     def newest(self, **filters: Any) -> tuple[list[Record], int]:
-        """Return a thread's newest checkpoint, and the first number in the queue; see `select`."""
-        return self._found(query("queue.newest"), filters)
+        """Return a thread's newest checkpoints, and the first number in the queue; see `select`."""
+        return self._found(*filtered("queue.newest", filters))
 
     def _found(self, statement: str, parameters: dict[str, Any]) -> tuple[list[Record], int]:
         with self.snapshot():

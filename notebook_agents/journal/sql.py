@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Filters(TypedDict, total=False):
-    """What records are selected by; None does not filter. `steps` and `parents`: one of these."""
+    """What records are selected by; None does not filter. Of a sequence any may match."""
 
     scope: str | None
     kinds: Iterable[Kind] | None
@@ -23,6 +23,7 @@ class Filters(TypedDict, total=False):
     ns: str | None
     ref: str | None
     least_ref: str | None
+    any_ref: Sequence[str] | None
     step: str | None
     steps: Sequence[str] | None
     parents: Sequence[str] | None

@@ -242,16 +242,27 @@ class Journal:
             return recent
         return [*self._archive.select(before=first, **wanted), *recent][:limit]
 
-    def newest_checkpoint(self, thread: str, ns: str) -> Record | None:
-        """Return the checkpoint with the largest id of a thread and namespace, hidden or not."""
+    def newest_checkpoints(
+        self, thread: str, ns: str | None, limit: int, *, until: str | None = None
+    ) -> list[Record]:
+        """Return the checkpoints with the largest ids of a thread, hidden or not, in that order.
+
+        Args:
+            thread: The thread's name.
+            ns: The namespace; None for all.
+            limit: How many at most.
+            until: Only smaller ids than this one.
+        """
         self._check_open()
         after = self._behind(thread, 0)
         if after is None:
-            return None
-        recent, first = self._queue.newest(thread=thread, ns=ns, after=after)
+            return []
+        wanted = {"thread": thread, "ns": ns, "after": after, "until": until, "limit": limit}
+        recent, first = self._queue.newest(**wanted)
         if first > after + 1:
-            recent += self._archive.newest(before=first, thread=thread, ns=ns, after=after)
-        return max(recent, key=lambda one: (one.ref or "", one.seq), default=None)
+            recent += self._archive.newest(before=first, **wanted)
+        recent.sort(key=lambda one: (one.ref or "", one.seq), reverse=True)
+        return recent[:limit]
 
     def _behind(self, thread: str | None, since: int) -> int | None:
         """Return behind which number to look; None where the thread is not there."""
