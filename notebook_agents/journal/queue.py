@@ -71,7 +71,7 @@ class Queue:
         integrity.refuse_empty(self.home)
         known = alone and integrity.at_rest(self.home)
         try:
-            self._meta = checked_meta(self._usable(), self.path)
+            self._meta = checked_meta(self._usable(), self.path, as_left=known)
             self.journal_id = str(self._meta["journal"])
             self.after_kill = alone and not known and self.bounds()[1] > 0
             self.trusted = alone and not self.after_kill
