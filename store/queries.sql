@@ -139,7 +139,7 @@ FROM records
 WHERE seq > $after AND thread = $thread AND kind = 'checkpoint'
   AND ns = $ns
   AND ref < $until
-ORDER BY ref DESC, seq DESC LIMIT $limit;
+ORDER BY ref DESC, ns DESC, seq DESC LIMIT $limit;
 
 -- name: queue.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
@@ -200,7 +200,7 @@ FROM records
 WHERE seq < $before AND seq > $after AND thread = $thread AND kind = 'checkpoint'
   AND ns = $ns
   AND ref < $until
-ORDER BY ref DESC, seq DESC LIMIT $limit;
+ORDER BY ref DESC, ns DESC, seq DESC LIMIT $limit;
 
 -- name: archive.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,

@@ -7,8 +7,8 @@ reads what was committed since, and decodes.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,14 +106,18 @@ def _deletions(
 class Newest:
     """Reads the newest checkpoints of threads, and remembers the last few.
 
+    No lock, which a forked child could find taken for good: whoever takes something out of
+    what is remembered has it alone, and others read anew meanwhile.
+
     Args:
         journal: The journal.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._lock = threading.Lock()
+        # By thread, namespace, and serialiser: LangGraph clones a saver for each graph that is
+        # compiled with it, and the clones share this and differ in which types may come back.
+        self._known: OrderedDict[tuple[str, str, object], _Known] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Newest], tuple[Journal]]:
         return Newest, (self._journal,)  # a definition may hold a saver: nothing is remembered
@@ -124,15 +128,17 @@ class Newest:
         Raises:
             SealError: A record was altered, or its key is missing.
         """
-        with self._lock, self._journal.reading():
-            known = self._known.pop((thread, ns), None)
-            known = self._again(known, thread, ns) or self._first(thread, ns, codec)
+        with self._journal.reading():
+            place = (thread, ns, codec.serializer)
+            known = self._again(self._known.pop(place, None), thread, ns)
+            known = known or self._first(thread, ns, codec)
             if known is None:
                 return self._among_hidden(thread, ns, codec)
             found = known.tuple()
-            self._known[thread, ns] = known
+            self._known[place] = known
             if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+                with suppress(KeyError):  # others took all of them out
+                    self._known.popitem(last=False)
             return found
 
     def _first(self, thread: str, ns: str, codec: StateCodec) -> _Known | None:

@@ -261,7 +261,7 @@ class Journal:
         recent, first = self._queue.newest(**wanted)
         if first > after + 1:
             recent += self._archive.newest(before=first, **wanted)
-        recent.sort(key=lambda one: (one.ref or "", one.seq), reverse=True)
+        recent.sort(key=lambda one: (one.ref or "", one.ns or "", one.seq), reverse=True)
         return recent[:limit]
 
     def _behind(self, thread: str | None, since: int) -> int | None:
