@@ -97,10 +97,16 @@ SELECT thread, scope, agent, status, run, session, intended, returned, records, 
 FROM threads WHERE thread = $thread;
 
 -- name: queue.threads
+-- As queue.thread; of a driver only where there is one: each column takes its time.
 SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
-       created, updated, notebook, token, driver_pid, driver_host, driver_boot, driver_started,
-       driver_since, (SELECT at FROM requests AS r WHERE r.thread = threads.thread
-                      AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
+       created, updated, notebook, token, driver_pid,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_host END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_boot END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_started END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_since END,
+       CASE WHEN driver_pid IS NOT NULL THEN
+           (SELECT at FROM requests AS r WHERE r.thread = threads.thread
+            AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot) END
 FROM threads;
 
 -- name: queue.scope_born
@@ -172,11 +178,13 @@ DELETE FROM meta WHERE key = $key;
 SELECT key, value FROM meta;
 
 -- name: archive.select
--- As queue.select.
+-- As queue.select. The conditions stand in a query of row ids, by itself: DuckDB reads every column
+-- that is asked for of each row that it has to look at, and here that is what conditions need.
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, NULL
-FROM records
-WHERE seq < $before AND seq > $after
+FROM records WHERE rowid IN (
+  SELECT rowid FROM records
+  WHERE seq < $before AND seq > $after
   AND thread = $thread
   AND coalesce(scope, thread) = $scope
   AND kind IN ($kinds)
@@ -189,8 +197,10 @@ WHERE seq < $before AND seq > $after
   AND ref IN (SELECT unnest($any_ref::VARCHAR[]))
   AND step IN (SELECT unnest($steps::VARCHAR[]))
   AND parent IN (SELECT unnest($parents::VARCHAR[]))
-ORDER BY seq
-LIMIT $limit;
+  ORDER BY seq
+  LIMIT $limit
+)
+ORDER BY seq;
 
 -- name: archive.newest
 -- As queue.newest.

@@ -322,11 +322,11 @@ class Journal:
         if not seqs:
             return []
         records = self._queue.by_seq(seqs)
-        first, _ = self._queue.bounds()
-        found = {record.seq for record in records}
-        older = [seq for seq in seqs if seq not in found and seq < first]
-        if older:
-            records.extend(self._archive.by_seq(older))
+        missing = set(seqs).difference(record.seq for record in records)
+        if missing:
+            first, _ = self._queue.bounds()
+            older = sorted(seq for seq in missing if seq < first)
+            records += self._archive.by_seq(older) if older else []
         return records
 
     def opened(self, record: Record) -> bytes:

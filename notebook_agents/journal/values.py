@@ -357,7 +357,7 @@ class Decoder:
     def _chunk_values(self, seqs: Sequence[int]) -> list[Any]:
         """Return the values of neighbouring chunks; of MessagePack all at once, as one array."""
         chunks = [self._chunks[seq] for seq in seqs]
-        if len(chunks) > 1 and all(tag == "m" for tag, _ in chunks):
+        if len(chunks) > 1 and {tag for tag, _ in chunks} == {"m"}:
             header = b"\xdd" + len(chunks).to_bytes(4)
             with suppress(Exception):  # one may be nested so deep that it opens only by itself
                 whole = self._codec.loads("m", header + b"".join([data for _, data in chunks]))

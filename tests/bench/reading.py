@@ -1,25 +1,30 @@
 """Reading: the newest state, lists, pages, opening; none of it grows with what others have.
 
-The journals are made by `bulk.py` through the journal's own writer. What is measured in a fresh
-process is told by it: from before the journal is opened, with everything imported.
+The journals are made by `bulk.py` through the journal's own writer; `--full` makes them as large as
+the bars say. What is measured in a fresh process is told by it: from before the journal is opened,
+with everything imported.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
 
 import notebook_agents as na
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
@@ -45,6 +50,7 @@ def run(bench: Bench) -> None:
     """Build the journals, ask them, judge the times."""
     with sandbox() as home:
         _driving(bench, home)
+        _growing(bench, home)
         _many(bench, home)
         _long(bench, home)
         _killed(bench, home)
@@ -86,13 +92,13 @@ class _Talk:
 
     def __init__(self, saver: BaseCheckpointSaver[Any], messages: int) -> None:
         self._saver = saver
-        self._said = [HumanMessage(say("random words", n), id=str(n)) for n in range(messages)]
+        self._said = [_message(n) for n in range(messages)]
         self._config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 
     def round(self) -> tuple[float, float]:
         """Put a checkpoint; return the seconds of getting it, twice."""
         n = len(self._said)
-        self._said = [*self._said, HumanMessage(say("random words", n), id=str(n))]
+        self._said = [*self._said, _message(n)]
         checkpoint = {
             **empty_checkpoint(),
             "channel_values": {"n": n, "messages": self._said},
@@ -106,12 +112,67 @@ class _Talk:
         return next(took), next(took)
 
 
+class _State(TypedDict):
+    n: int
+    messages: Annotated[list[Any], operator.add]
+
+
+def _growing(bench: Bench, home: Path) -> None:
+    """Compare what a step costs late and early in a conversation."""
+    few, many = 20, bench.size(2_000, 40)
+    arms = {
+        f"{kind} {messages}": partial(_step, home, kind, messages)
+        for kind in ("Agent", "SqliteSaver")
+        for messages in (few, many)
+    }
+    found = interleave(bench, arms, rounds=ROUNDS)
+    line = f"cost of a step at message {many} ÷ at message {few}"
+    for kind in ("SqliteSaver", "Agent"):
+        late, early = found[f"{kind} {many}"], found[f"{kind} {few}"]
+        ratios = [one / other for one, other in zip(late, early, strict=True)]
+        took = f"{_middle(late):.1f} ÷ {_middle(early):.1f} ms ="
+        if kind == "Agent":
+            shown = f"{line}, {kind}: {took}"
+            bench.judge(shown, statistics.median(ratios), 3, spread=quartiles(ratios))
+        else:
+            bench.say(f"  {line}, {kind}: {took} {statistics.median(ratios):.2f}")
+
+
+def _step(home: Path, kind: str, messages: int) -> float:
+    """Return the seconds from one step to the next, with so many messages in the state."""
+    begun: list[float] = []
+
+    def work(state: _State) -> dict[str, Any]:
+        begun.append(time.perf_counter())
+        at = len(state["messages"])
+        return {"n": state["n"] + 1, "messages": [_message(at)]}
+
+    graph = StateGraph(_State)
+    graph.add_node("work", work)
+    graph.add_edge(START, "work")
+    graph.add_conditional_edges("work", lambda state: "work" if state["n"] < 12 else END)
+    given: Any = {"n": 0, "messages": [_message(n) for n in range(messages)]}
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        if kind == "Agent":
+            with na.Journal.open(Path(folder) / "journal") as journal:
+                na.Agent(graph, "grows", journal).run(given, thread="t")
+        else:
+            with SqliteSaver.from_conn_string(str(Path(folder) / "saver.sqlite")) as saver:
+                config: Any = {"configurable": {"thread_id": "t"}}
+                graph.compile(checkpointer=saver).invoke(given, config, durability="sync")
+    return statistics.median(late - early for early, late in pairwise(begun[2:]))
+
+
+def _message(n: int) -> HumanMessage:
+    return HumanMessage(say("random words", n), id=str(n))
+
+
 # -- many threads -------------------------------------------------------------------------------
 
 
 def _many(bench: Bench, home: Path) -> None:
     """Measure a conversation among many threads, the list of them, and what others cost."""
-    few, many = bench.size(10, 2), bench.size(10_000, 20)
+    few, many = bench.size(10, 2), bench.size(1_000, 20, 10_000)
     messages = bench.size(2_000, 16)
     for threads in (few, many):
         with bulk(home / f"{threads}") as into:
@@ -154,7 +215,7 @@ def _middle(taken: list[float]) -> float:
 
 def _long(bench: Bench, home: Path) -> None:
     """Measure a thread of ten records a step: opening, its newest state, a page of its steps."""
-    steps = bench.size(100_000, 20)
+    steps = bench.size(10_000, 20, 100_000)
     folder = home / LONG
     with bulk(folder) as into:
         notes(into, LONG, steps)
@@ -175,7 +236,7 @@ def _long(bench: Bench, home: Path) -> None:
 
 def _killed(bench: Bench, home: Path) -> None:
     """Measure opening after a kill, with records that DuckDB does not have."""
-    steps = bench.size(25_000, 20)
+    steps = bench.size(5_000, 20, 25_000)
     folder = home / "killed"
     ended = subprocess.run(child("reading", "killed", folder, steps), cwd=ROOT, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.returncode
@@ -186,7 +247,7 @@ def _killed(bench: Bench, home: Path) -> None:
 
 def _replayed(bench: Bench, home: Path) -> None:
     """Report how long it takes to go through all that a thread did."""
-    sizes = (1_000, 10_000, 100_000)[: bench.size(3, 1)]
+    sizes = (1_000, 10_000, 100_000)[: bench.size(2, 1, 3)]
     with bulk(home / "replayed") as into:
         for events in sizes:
             count(into, f"{events}", events // 4)
