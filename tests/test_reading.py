@@ -310,3 +310,17 @@ def test_pages_of_steps_are_together_all_steps(home: Path) -> None:
                 assert tuple(pages) == whole
             with refused(home, errors.UnknownThreadError, "'t'", "'nothing'"):
                 steps_page(journal, "t", after="nothing")
+
+
+# -- DuckDB, kept from one burst to the next ------------------------------------------------------
+
+
+def test_what_a_query_leaves_in_duckdb_is_gone_behind_it(home: Path) -> None:
+    """A table of one's own, named as the journal's is, hides nothing from whoever reads next."""
+    with bulk(home) as into:
+        count(into, "t", 3)
+    with na.Journal.open(home) as journal:
+        whole = journal.select(thread="t")
+        journal.sql("CREATE TEMP TABLE records AS SELECT * FROM journal.records LIMIT 0")
+        assert journal.select(thread="t") == whole
+        assert journal.sql("SELECT count(*) FROM records") == [(len(whole),)]

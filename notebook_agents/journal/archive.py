@@ -59,6 +59,7 @@ class Archive:
         # DuckDB's destructor gives the interpreter's lock back and takes it again, and aborts a
         # process that ends meanwhile. So it is not whoever borrowed a connection that drops it.
         self._spent: duckdb.DuckDBPyConnection | None = None
+        self._foreign = False  # the one that is lent ran statements that are not ours
         self._lingering = 0
         self._closed = False
         self._unsure = queue.after_kill  # the heads are compared with DuckDB at its first opening
@@ -98,7 +99,7 @@ class Archive:
         lent, self._lent = self._lent, None
         assert lent is not None
         try:
-            if keep:
+            if keep and not self._foreign:
                 lent.execute("USE memory")
                 lent.execute("DETACH journal")  # folds the log back and closes, as `close` does
                 self._idle, lent = lent, None
@@ -108,6 +109,7 @@ class Archive:
             if lent is not None:
                 lent.close()
                 self._spent = lent
+            self._foreign = False
             self._lock.release()
 
     def rest(self) -> None:
@@ -118,8 +120,12 @@ class Archive:
             self._spent = idle
 
     @contextmanager
-    def burst(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def burst(self, *, foreign: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the file, lend the connection, close it.
+
+        Args:
+            foreign: Whether somebody's own statements are run, which may leave settings or tables
+                behind: this DuckDB is for no other burst then.
 
         Raises:
             JournalBusyError: Another process held it for half a minute; it is named.
@@ -143,6 +149,7 @@ class Archive:
                     except BaseException:
                         self._lock.release()
                         raise
+                self._foreign |= foreign
                 yield self._lent
 
     @contextmanager
@@ -237,7 +244,7 @@ class Archive:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
         kept = [self._kept, self._lent, self._idle, self._spent]
         self._kept = self._lent = self._idle = None
-        self._lingering = 0
+        self._lingering, self._foreign = 0, False
         self.bursting = threading.RLock()
         self._lock = FileLock(self._queue.home / "journal.lock")
         return kept

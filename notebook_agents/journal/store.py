@@ -377,7 +377,7 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         """Answer a query over the whole journal; see schema.sql for its table and views."""
         self.ingest()
-        with self._archive.burst() as connection:
+        with self._archive.burst(foreign=True) as connection:
             return connection.execute(statement, parameters or {}).fetchall()
 
     # -- keys ---------------------------------------------------------------------------------
