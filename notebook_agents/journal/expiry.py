@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, settings
-from notebook_agents.errors import NotebookAgentsError, ThreadBusyError, UsageError
+from notebook_agents.errors import NotebookAgentsError, SealError, ThreadBusyError, UsageError
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Expiry:
             return journal.delete_thread(thread, check=self._refuse)
         except (_Stays, ThreadBusyError):
             return False
-        except (NotebookAgentsError, sqlite3.Error, OSError) as error:
-            self._stuck.add(thread)  # it is said once, and holds up no other
+        except SealError as error:
+            self._stuck.add(thread)  # its key is not here: it is said once, and holds up no other
             _logger.warning("thread %r is old and was not deleted: %s", thread, error)
             return False
 
