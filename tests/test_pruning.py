@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.processes import fork
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 from support.checks import State, add, ask, chain, refused, says
 from support.holding import holding, until
 from support.shapes import build
@@ -279,6 +280,25 @@ def test_a_question_in_a_subgraph_stays_open(journal: na.Journal) -> None:
     assert agent.run({"n": 0}, thread="t").status is RunStatus.WAITING
 
 
+def test_a_plain_graphs_question_in_a_subgraph_stays_open(journal: na.Journal) -> None:
+    """Without runs nobody knows what is unfinished: the newest state keeps its subgraphs' states."""
+    ran: list[int] = []
+
+    def effect(state: State) -> State:
+        ran.append(1)
+        return add(state)
+
+    inner = chain(effect, ask).compile()
+    builder = build(a=add, sub=inner, b=add).add_edge("a", "sub").add_edge("sub", "b")
+    graph = builder.compile(checkpointer=na.JournalSaver(journal))
+    t: Any = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"n": 0}, t)
+    removal = na.prune("t", keep_last=1, journal=journal)
+    assert removal.checkpoints == 4
+    assert graph.invoke(Command(resume=5), t)["n"] == 6
+    assert ran == [1]
+
+
 @pytest.mark.parametrize("how", ["prune", "delete"])
 def test_forks_keep_what_they_are_built_on(home: Path, effects: Effects, how: str) -> None:
     """Whatever becomes of the original, a fork goes on from its point; what is shared is said."""
@@ -326,6 +346,31 @@ def test_what_begins_before_a_deletion_commits_is_not_deleted(home: Path, tmp_pa
         (error,) = said
         assert isinstance(error, errors.RunUnfinishedError)
         says(error, "'t'", "run 2", "waiting")
+
+
+def test_a_pruning_beside_a_run_of_the_same_process_waits_for_nobody(home: Path) -> None:
+    """Who reads the history wants keys, and who begins to write wants the history: in one order."""
+    filled(home, "t", "u")
+    with na.Journal.open(home) as journal:
+        newest = journal.newest()
+        writer = threading.Thread(target=journal.chunks, args=("u",), daemon=True)
+
+        def read() -> None:
+            with journal.reading():
+                writer.start()
+                until(lambda: _function(writer) in ("burst", "lingering"))
+                journal.payload(newest)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        for worker in (reader, writer):
+            worker.join(20)
+            assert not worker.is_alive()
+
+
+def _function(thread: threading.Thread) -> str:
+    """Return the name of the function that a thread is in."""
+    return sys._current_frames()[thread.ident or 0].f_code.co_name
 
 
 def test_a_child_deletes_what_its_parent_drove(journal: na.Journal, tmp_path: Path) -> None:

@@ -124,11 +124,11 @@ class Expiry:
     def _is_old(self, head: Head) -> bool:
         """Whether a thread's run is over, and has been for longer than it may live.
 
-        A failed run can be resumed, and a thread without runs is a plain LangGraph graph's, of
-        which nobody here knows whether it waits: they stay.
+        A failed run can be resumed. A thread without runs is a plain LangGraph graph's, pending for
+        ever: nobody here knows whether it waits.
         """
         ttl = self._of.get(head.agent or "", self._every)
-        if ttl is None or not head.run or not RunStatus(head.status).finished:
+        if ttl is None or not RunStatus(head.status).finished:
             return False
         return clock.from_us(clock.now_us()) - head.info().updated > ttl
 

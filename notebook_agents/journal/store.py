@@ -345,7 +345,10 @@ class Journal:
 
     def chunks(self, scope: str) -> Chunks:
         """Return the known chunks of a scope."""
-        with self._keys_lock:
+        found = self._chunks.get(scope)
+        if found is not None:
+            return found
+        with self.reading(), self._keys_lock:  # in this order: who reads records needs keys
             if scope not in self._chunks:
                 records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
                 known = {record.digest: record.seq for record in records if record.digest}
