@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock, settings
 from notebook_agents.disk import fsync_directory
 from notebook_agents.errors import JournalError, NoJournalError
-from notebook_agents.journal import damage, integrity, locks, mark, presence, unsynced
+from notebook_agents.journal import damage, integrity, keycopy, locks, mark, presence, unsynced
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.queue_file import (
     FILE,
@@ -71,7 +71,7 @@ class Queue:
         integrity.refuse_empty(self.home)
         known = alone and integrity.at_rest(self.home)
         try:
-            self._meta = checked_meta(self._usable(), self.path)
+            self._meta = checked_meta(self._usable(), self.path, as_left=known)
             self.journal_id = str(self._meta["journal"])
             self.after_kill = alone and not known and self.bounds()[1] > 0
             self.trusted = alone and not self.after_kill
@@ -243,6 +243,8 @@ class Queue:
         said = mark.read(self.home)
         with suppress(OSError, sqlite3.Error, JournalError):
             seq, generation = self.bounds()[1], self.generation()
+            if said is None or said.digest is None:  # others that wrote may have been killed
+                keycopy.complete(self.home, self.journal_id, self.keys)
             self.rest()
             with closing(connect(self.path)) as connection:  # its end folds the log back
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from notebook_agents.journal import damage, pages
+from notebook_agents.journal import damage, lineage, pages
 from notebook_agents.journal.archive import make, quoted
 from notebook_agents.journal.failures import cause
 from notebook_agents.journal.queue import Head
@@ -61,6 +61,14 @@ class QueueRemains:
         """What an earlier repair found nowhere."""
         try:
             return [(int(low), int(high)) for low, high in json.loads(self.meta.get("lost", "[]"))]
+        except (TypeError, ValueError):
+            return []
+
+    @property
+    def branches(self) -> lineage.Branches:
+        """From which numbers on it went on anew, as far as that can be read."""
+        try:
+            return lineage.of(self.meta)
         except (TypeError, ValueError):
             return []
 
