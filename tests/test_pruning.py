@@ -281,7 +281,7 @@ def test_a_question_in_a_subgraph_stays_open(journal: na.Journal) -> None:
 
 
 def test_a_plain_graphs_question_in_a_subgraph_stays_open(journal: na.Journal) -> None:
-    """Without runs nobody knows what is unfinished: the newest state keeps its subgraphs' states."""
+    """Without runs nobody knows what is unfinished: a newest state keeps its subgraphs' states."""
     ran: list[int] = []
 
     def effect(state: State) -> State:
@@ -312,7 +312,7 @@ def test_forks_keep_what_they_are_built_on(home: Path, effects: Effects, how: st
             assert na.prune("t", keep_last=1, journal=journal).checkpoints == 5
         else:
             removal = na.delete("t", journal=journal)
-            assert f"{fork.name!r} shares" in str(removal)
+            assert f"shares with {fork.name!r}" in str(removal)
         value = first.value if how == "prune" else None
     with na.Journal.open(home) as journal:
         agent = na.Agent(graph, "forking", journal)
@@ -320,6 +320,74 @@ def test_forks_keep_what_they_are_built_on(home: Path, effects: Effects, how: st
         assert value is None or done.value == value
         assert len(done.value["items"]) == 4
         assert [moment.values for moment in agent.thread(fork.name).history()]
+
+
+def test_nothing_forks_or_goes_on_from_what_was_pruned(home: Path, journal: na.Journal) -> None:
+    """A point whose state is gone is refused by name; those that are left can be forked at."""
+    agent = counter(journal)
+    first = agent.run({"n": 0}, thread="t")
+    agent.run({"n": 5}, thread="t")
+    moments = agent.thread("t").history()
+    na.prune("t", keep_last=2, journal=journal)
+    for at in (moments[-1].checkpoint, first.steps[1].id):
+        with refused(home, errors.UnknownThreadError, "'t'", f"{at!r}", "pruned"):
+            agent.fork("t", at=at)
+        with refused(home, errors.UnknownThreadError, "'t'", f"{at!r}", "pruned"):
+            agent.thread("t").update_state({"n": 1}, at=at)
+    left = agent.fork("t", at=moments[1].checkpoint)
+    assert agent.resume(left.name).value["n"] == 6
+
+
+def test_a_dry_run_counts_what_forks_share_once_all_let_it_go(home: Path) -> None:
+    """A text that only pruned states of a thread and its fork have goes with the second of them."""
+    with na.Journal.open(home) as journal:
+        agent = counter(journal)
+        agent.run({"n": 0}, thread="t")
+        agent.thread("t").update_state({"at": os.urandom(2000).hex()})
+        agent.thread("t").update_state({"at": "gone"})
+        agent.fork("t", name="f")
+        would = na.prune(keep_last=1, dry_run=True, journal=journal)
+        did = na.prune(keep_last=1, journal=journal)
+        assert would.threads == did.threads
+        assert [one.bytes > 2_000 for one in did.threads] == [False, True]
+
+
+def test_what_stays_is_said_only_where_more_would_go(journal: na.Journal) -> None:
+    """A thread that waits, and has nothing older than was asked for, is not named."""
+    agent = na.Agent(chain(add, ask), "asking", journal)
+    agent.run({"n": 0}, thread="t")
+    assert na.prune(keep_last=9, journal=journal).threads == ()
+    (one,) = na.prune(keep_last=1, journal=journal).threads
+    assert one.why == "all checkpoints of run 1 stay, which is waiting"
+
+
+def test_a_deletion_beside_another_leaves_no_key_behind(home: Path) -> None:
+    """Deleted by somebody else between the look and its turn, a thread gets no new data key."""
+    filled(home, "t", runs=1)
+    with na.Journal.open(home) as journal, na.Journal.open(home) as other:
+        assert not journal.delete_thread("t", check=lambda _: other.delete_thread("t"))
+        assert journal.queue.keys() == {}
+
+
+def test_a_thread_made_anew_is_not_deleted_for_the_old_one(home: Path) -> None:
+    """A deletion that looked at one thread spares another that has got its name meanwhile."""
+    filled(home, "t", runs=1)
+    with na.Journal.open(home) as journal, na.Journal.open(home) as other:
+        looked: list[RunStatus] = []
+
+        def check(head: Any) -> None:
+            looked.append(head.info().status)
+            if looked == [RunStatus.SUCCEEDED]:
+                other.delete_thread("t")
+                na.Agent(chain(ask), "asking", other).run({"n": 0}, thread="t")
+                journal.head("t")  # who looks meanwhile learns of the new key
+            elif head.info().status is RunStatus.WAITING:
+                raise errors.RunUnfinishedError("it waits")
+
+        with pytest.raises(errors.RunUnfinishedError):
+            journal.delete_thread("t", check=check)
+        assert looked == [RunStatus.SUCCEEDED, RunStatus.WAITING]
+        assert journal.thread("t").status is RunStatus.WAITING
 
 
 def test_what_begins_before_a_deletion_commits_is_not_deleted(home: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock
@@ -15,7 +15,7 @@ from notebook_agents.journal.deleting import settled
 from notebook_agents.journal.freed import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
     from datetime import timedelta
 
     from notebook_agents.journal import Draft, Journal
@@ -34,7 +34,7 @@ class Removed:
         checkpoints: How many of its checkpoints are not shown any more.
         records: How many records nothing needs any more, those checkpoints' included.
         bytes: What those take in the journal's files, as they are stored there.
-        why: Why something that was asked for stays, or None.
+        why: Why something stays that would go otherwise, or None.
         refused: Whether nothing of it could be touched.
     """
 
@@ -124,7 +124,8 @@ def prune(
     if thread is None:
         return prune_threads(journal, None, keep, dry_run=dry_run)
     journal.thread(thread)
-    return Removal(threads=(_pruned(journal, thread, keep, dry_run=dry_run),), dry_run=dry_run)
+    one = _pruned(journal, thread, keep, dry_run=dry_run, gone={})
+    return Removal(threads=(one,), dry_run=dry_run)
 
 
 def delete(thread: str, *, unfinished: bool = False, journal: Journal | None = None) -> Removal:
@@ -171,7 +172,7 @@ def deletable(journal: Journal, head: Head, *, unfinished: bool) -> Removed:
         records, size = scope.freed(thread=head.thread)
         checkpoints = len(retention.shown(journal, head.thread))
     others = [name for name in scope.threads if name != head.thread]
-    why = f"what {', '.join(map(repr, others))} shares with it stays" if others else None
+    why = f"what it shares with {', '.join(map(repr, others))} stays" if others else None
     return Removed(
         thread=head.thread, checkpoints=checkpoints, records=records, bytes=size, why=why
     )
@@ -224,11 +225,12 @@ def prune_threads(
     for name in names if threads is not None else ():
         journal.thread(name)
     found: list[Removed] = []
+    gone: dict[str, set[int]] = {}
     for start in range(0, len(names), _TOGETHER):
         with journal.reading():
             for number, name in enumerate(names[start : start + _TOGETHER], start + 1):
                 try:
-                    one = _pruned(journal, name, keep, dry_run=dry_run)
+                    one = _pruned(journal, name, keep, dry_run=dry_run, gone=gone)
                 except (ThreadBusyError, SealError) as error:
                     one = Removed(thread=name, why=str(error), refused=True)
                 if one.checkpoints or one.records or one.why:
@@ -238,7 +240,15 @@ def prune_threads(
     return Removal(threads=tuple(found), dry_run=dry_run)
 
 
-def _pruned(journal: Journal, thread: str, keep: retention.Keep, *, dry_run: bool) -> Removed:
+def _pruned(
+    journal: Journal,
+    thread: str,
+    keep: retention.Keep,
+    *,
+    dry_run: bool,
+    gone: dict[str, set[int]],
+) -> Removed:
+    """Prune one thread; `gone` is what a dry run has taken away before, by scope."""
     went = Removed(thread=thread)
     codec = JournalSaver(journal)._codec
 
@@ -248,8 +258,14 @@ def _pruned(journal: Journal, thread: str, keep: retention.Keep, *, dry_run: boo
         if head is None:  # it was deleted a moment ago
             return []
         with journal.reading():
-            made = retention.without_all_but(journal, codec, head, keep)
-            went = _went(journal, head, made)
+            made, spared = retention.without_all_but(journal, codec, head, keep)
+            before = gone.setdefault(head.scope, set())
+            went = _went(journal, head, made, before)
+        if dry_run:
+            before.update(_named(made))
+        if spared:
+            why = f"all checkpoints of run {head.run} stay, which is {head.info().status}"
+            went = replace(went, why=why)
         return made
 
     if dry_run:
@@ -269,20 +285,18 @@ def _at_rest(journal: Journal, thread: str, *, dry_run: bool) -> Head | None:
     return head
 
 
-def _went(journal: Journal, head: Head, made: Sequence[Draft]) -> Removed:
-    gone = [ref for draft in made for ref in draft.refs if isinstance(ref, int)]
-    records, size = Scope(journal, head.scope).freed(gone) if gone else (0, 0)
+def _went(journal: Journal, head: Head, made: Sequence[Draft], before: Set[int]) -> Removed:
+    gone = _named(made)
+    if not gone:
+        return Removed(thread=head.thread)
+    records, size = Scope(journal, head.scope, before).freed(gone)
     shown = {record.seq for record in retention.shown(journal, head.thread)}
-    why = None
-    if retention.spared(head) is not None:
-        why = f"all checkpoints of run {head.run} stay, which is {head.info().status}"
-    return Removed(
-        thread=head.thread,
-        checkpoints=len(shown.intersection(gone)),
-        records=records,
-        bytes=size,
-        why=why,
-    )
+    checkpoints = len(shown.intersection(gone))
+    return Removed(thread=head.thread, checkpoints=checkpoints, records=records, bytes=size)
+
+
+def _named(deletions: Sequence[Draft]) -> set[int]:
+    return {ref for draft in deletions for ref in draft.refs if isinstance(ref, int)}
 
 
 def _amount(one: Removed | Removal) -> str:

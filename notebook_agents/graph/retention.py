@@ -72,7 +72,9 @@ class Keep:
         return number < self.last or (self.since is not None and record.ts >= self.since)
 
 
-def without_all_but(journal: Journal, codec: StateCodec, head: Head, keep: Keep) -> list[Draft]:
+def without_all_but(
+    journal: Journal, codec: StateCodec, head: Head, keep: Keep
+) -> tuple[list[Draft], bool]:
     """Return deletions of a thread's checkpoints that `keep` does not leave.
 
     Those of an unfinished run stay. The subgraph of a task that ended before the oldest checkpoint
@@ -83,9 +85,13 @@ def without_all_but(journal: Journal, codec: StateCodec, head: Head, keep: Keep)
         codec: Reads its checkpoints.
         head: The thread's, which nobody drives.
         keep: What stays.
+
+    Returns:
+        The deletions, and whether more would go if the newest run were finished.
     """
     history = History(journal.select(thread=head.thread, kinds=KINDS))
-    stay = _staying(history, keep, spared(head))
+    run = head.run if head.run and not head.info().status.finished else None
+    stay = _staying(history, keep, run)
     newest = {ns: max(places) for ns, places in _by_ns(history.shown).items()}
     older = [
         place
@@ -95,12 +101,8 @@ def without_all_but(journal: Journal, codec: StateCodec, head: Head, keep: Keep)
         and (newest[place.ns] not in stay or place.id < newest[place.ns].id)
     ]
     left = [record for place, record in history.shown.items() if place in stay]
-    return _by(head, history.without(older, left, Reader(journal, codec), show=True))
-
-
-def spared(head: Head) -> int | None:
-    """Return the number of a thread's newest run if that is unfinished, or None."""
-    return head.run if head.run and not head.info().status.finished else None
+    drafts = _by(head, history.without(older, left, Reader(journal, codec), show=True))
+    return drafts, run is not None and stay != _staying(history, keep, None)
 
 
 def shown(journal: Journal, thread: str) -> list[Record]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import FencedError
+from notebook_agents.errors import FencedError, KeyMissingError
+from notebook_agents.journal.claims import fenced
 from notebook_agents.journal.records import Draft
 from notebook_agents.model import Kind
 
@@ -31,13 +32,14 @@ def settled(journal: Journal, drafts: Callable[[], Sequence[Draft]]) -> Sequence
     Raises:
         ThreadBusyError, RunUnfinishedError: See `drafts`; nothing is deleted.
         FencedError: One driver after the other takes a thread and gives it back.
+        KeyMissingError: A thread is there and its data key is not.
     """
     for left in reversed(range(_TRIES)):
-        found = drafts()
         try:
+            found = drafts()
             if found:
                 journal.append(found, durable=True)
-        except FencedError:
+        except (FencedError, KeyMissingError):  # it is driven, deleted or made anew since the look
             if not left:
                 raise
         else:
@@ -60,4 +62,7 @@ def whole(journal: Journal, thread: str, check: Callable[[Head], object]) -> lis
     if head is None:
         return []
     check(head)
+    now = journal.head(thread)  # the check can take its time; a new thread counts tokens anew
+    if now is None or now.first_seq != head.first_seq:
+        raise fenced(thread, now)
     return [Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, token=head.token)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import weakref
 from contextlib import suppress
@@ -11,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, settings
-from notebook_agents.errors import NotebookAgentsError, SealError, ThreadBusyError, UsageError
+from notebook_agents.errors import SealError, ThreadBusyError, UsageError
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
@@ -32,7 +31,9 @@ class Expiry:
     """Deletes threads whose newest run succeeded or was cancelled longer ago than they may live.
 
     In a thread of its own, which there is only where a time to live was asked for, while this
-    process drives nothing, and at close. What goes wrong is logged: no run fails for it.
+    process drives nothing, and at close. What goes wrong is logged: no run fails for it. A clock
+    that is set back keeps threads longer, and so does one that is set forward: what passed since
+    the journal was opened is measured by a clock that nobody sets.
 
     Args:
         journal: Whose threads.
@@ -46,6 +47,7 @@ class Expiry:
         self._journal = weakref.ref(journal)  # a journal that nobody holds may go
         self._every = settings.time_to_live() if wanted else None
         self._of: dict[str, timedelta] = {}
+        self._opened = clock.now_us(), clock.ticking_us()
         self._stuck: set[str] = set()
         self._lock = threading.Lock()
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -54,7 +56,7 @@ class Expiry:
 
     def of(self, agent: str, ttl: timedelta) -> None:
         """Have the threads of an agent live so long, whatever the variable says."""
-        self._of[agent] = ttl
+        self._of = {**self._of, agent: ttl}  # a new one: the thread that looks may be reading it
         self.begin()
 
     def begin(self) -> None:
@@ -95,7 +97,7 @@ class Expiry:
                 if (self._closed and not last) or journal._writer.driven_here():
                     return False  # somebody works here: another time
                 done += self._delete(journal, thread)
-        except (NotebookAgentsError, sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - see the class: a run, or a close, goes on
             _logger.warning("old threads stay in %s for now: %s", journal.home, error)
         return False
 
@@ -114,7 +116,7 @@ class Expiry:
         shortest = self._shortest()
         if shortest is None:
             return []
-        before = max(0, clock.now_us() - round(shortest.total_seconds() * 1e6))
+        before = max(0, self._now() - round(shortest.total_seconds() * 1e6))
         return [
             head.thread
             for head in journal.queue.untouched(before)
@@ -130,7 +132,11 @@ class Expiry:
         ttl = self._of.get(head.agent or "", self._every)
         if ttl is None or not RunStatus(head.status).finished:
             return False
-        return clock.from_us(clock.now_us()) - head.info().updated > ttl
+        return clock.from_us(self._now()) - head.info().updated > ttl
+
+    def _now(self) -> int:
+        wall, ticks = self._opened
+        return min(clock.now_us(), wall + clock.ticking_us() - ticks)
 
     def _refuse(self, head: Head) -> None:
         if not self._is_old(head):

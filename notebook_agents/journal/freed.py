@@ -24,9 +24,10 @@ class Scope:
     Args:
         journal: The journal.
         scope: Which.
+        without: The numbers of records that count as hidden.
     """
 
-    def __init__(self, journal: Journal, scope: str) -> None:
+    def __init__(self, journal: Journal, scope: str, without: Set[int] = frozenset()) -> None:
         self._journal = journal
         records = journal.select(scope=scope)
         names = dict.fromkeys(record.thread for record in records)
@@ -37,7 +38,7 @@ class Scope:
         self._records = [
             record for record in records if record.kind is Kind.CHUNK or self._lives(record)
         ]
-        self._needed = self._roots()
+        self._needed = self._roots(without)
 
     def freed(self, gone: Iterable[int] = (), *, thread: str | None = None) -> tuple[int, int]:
         """Return how many records are needed only for these, and the bytes of their payloads.
@@ -57,16 +58,17 @@ class Scope:
         head = self._heads.get(record.thread)
         return head is not None and record.seq >= head.first_seq
 
-    def _roots(self) -> set[int]:
+    def _roots(self, without: Set[int]) -> set[int]:
         """Return the records that are needed for their own sake."""
         told = [r for r in self._records if r.kind is Kind.DELETION and r.refs]
-        unseen = hidden(told)
+        unseen = hidden(told) | without
         needed: set[int] = set()
         for record in told:
             if record.name == NEEDED:
                 needed.update(record.refs)
             else:
                 needed.difference_update(record.refs)
+        needed -= without
         return {
             r.seq
             for r in self._records

@@ -348,9 +348,10 @@ class Journal:
         found = self._chunks.get(scope)
         if found is not None:
             return found
-        with self.reading(), self._keys_lock:  # in this order: who reads records needs keys
+        # Not under the keys' lock: who reads the history wants that, and this wants the history.
+        records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
+        with self._keys_lock:
             if scope not in self._chunks:
-                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
                 known = {record.digest: record.seq for record in records if record.digest}
                 self._chunks[scope] = Chunks(self.data_key(scope), known)
             return self._chunks[scope]
@@ -558,7 +559,8 @@ class Journal:
         claims = False
         for draft in drafts:
             if draft.scope not in self._keys:
-                self.data_key(draft.scope, create=draft.scope == draft.thread)
+                fresh = draft.scope == draft.thread and draft.kind is not Kind.DELETION
+                self.data_key(draft.scope, create=fresh)
             if draft.claim is not None:
                 claims = True
         return claims
