@@ -10,19 +10,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.checks import State, add, ask, chain, refused
+from crash.processes import fork
+from support.checks import State, add, ask, chain, refused, says
 from support.holding import holding, until
 
 import notebook_agents as na
-from notebook_agents import errors
-from notebook_agents.journal import expiry
+from notebook_agents import clock, errors
+from notebook_agents.journal import check, expiry
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from conftest import Ended
     from support.holding import Held
+    from support.syscalls import Shim
 
 TTL = "0.001s"
 T = timedelta(milliseconds=1)
@@ -208,6 +211,162 @@ def test_what_cannot_be_deleted_stops_nobody(
         assert there(journal) == {"f"}
         assert caplog.text.count("thread 'f' is old and was not deleted") == 1
         assert na.Agent(chain(add), "done", journal).run({"n": 0}, thread="d").value["n"] == 1
+
+
+DAY = 86_400_000_000
+
+
+class Clocks:
+    """Two clocks that a test moves: the one that people set, and the one that only ticks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set = self.passed = 0.0
+        wall, ticks = clock.now_us, clock.ticking_us
+        monkeypatch.setattr(clock, "now_us", lambda: wall() + round((self.set + self.passed) * DAY))
+        monkeypatch.setattr(clock, "ticking_us", lambda: ticks() + round(self.passed * DAY))
+
+
+def test_only_time_that_passed_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps deletes nothing, and each use of a thread begins its time anew."""
+    clocks = Clocks(monkeypatch)
+    finished(home, "used", "left")
+    monkeypatch.setattr(expiry, "_FIRST_SECONDS", 1000.0)
+    with na.Journal.open(home) as journal:
+        journal.expiry.of("done", timedelta(days=1))
+        for clocks.set in (1000.0, -1000.0, 0.0):
+            journal.expiry._look()
+            assert there(journal) == {"used", "left"}
+        clocks.passed = 0.9
+        na.Agent(chain(add), "done", journal).run({"n": 1}, thread="used")
+        clocks.passed = 1.8
+        journal.expiry._look()
+        assert there(journal) == {"used"}
+        clocks.passed = 2.0
+        journal.expiry._look()
+        assert there(journal) == set()
+
+
+def test_a_head_that_nobody_understands_holds_up_no_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status of a newer version, or a damaged one, stays; the journal closes as ever."""
+    finished(home, "a", "b")
+    monkeypatch.setattr(expiry, "_FIRST_SECONDS", 1000.0)
+    with na.Journal.open(home) as journal:
+        journal._writer.execute("UPDATE threads SET status = 'resting' WHERE thread = 'a'", {})
+        journal.expiry.of("done", T)
+        assert not journal.expiry._look()
+        assert [head.thread for head in journal.queue.heads()] == ["a"]
+
+
+def test_a_run_says_that_its_thread_is_gone(journal: na.Journal) -> None:
+    """Its value is read when it is asked for; by then the thread may have been too old."""
+    agent = na.Agent(chain(add), "done", journal)
+    run, head = agent.run({"n": 0}, thread="t"), journal.head("t")
+    assert run.status is RunStatus.SUCCEEDED
+    assert head is not None
+    na.delete("t", journal=journal)
+    with pytest.raises(errors.UnknownThreadError) as caught:
+        _ = run.value
+    says(caught.value, "'t'", "run 1")
+    with pytest.raises(errors.UnknownThreadError) as caught:
+        agent.first_record(head)
+    says(caught.value, "'t'")
+
+
+def test_several_processes_delete_side_by_side(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread goes once, no key is left over, and nobody has anything to complain of."""
+    finished(home, *(f"t{number}" for number in range(60)))
+    monkeypatch.setenv("NOTEBOOK_AGENTS_TTL", TTL)
+
+    def idle() -> None:
+        with na.Journal.open(home) as journal:
+            until(lambda: not journal.threads())
+
+    children = [fork(idle, tmp_path / f"{number}.log") for number in range(3)]
+    assert [child.end() for child in children] == [0, 0, 0]
+    assert "".join(child.log.read_text() for child in children) == ""
+    monkeypatch.delenv("NOTEBOOK_AGENTS_TTL")
+    with na.Journal.open(home) as journal:
+        assert len([r for r in journal.select() if r.kind == "deletion"]) == 60
+        assert journal.queue.keys() == {}
+    assert check.check(home).sound
+
+
+def test_children_born_while_threads_go(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process forks while it deletes; neither waits for the other for ever."""
+    finished(home, *map(str, range(60)))
+    monkeypatch.setattr(expiry, "AT_ONCE", 60)
+    with na.Journal.open(home) as journal:
+
+        def child() -> None:
+            na.Agent(chain(add), "born", journal).run({"n": 0}, thread=f"child {os.getpid()}")
+
+        journal.expiry.of("done", T)
+        children = [fork(child, tmp_path / f"{number}.log") for number in range(5)]
+        assert [each.end() for each in children] == [0] * 5
+        until(lambda: {info.agent for info in journal.threads()} == {"born"})
+        assert len(journal.threads()) == 5
+
+
+def test_an_interpreter_that_ends_without_a_word_deletes_too(
+    home: Path, python: Callable[..., Ended]
+) -> None:
+    """Nobody closed the journal, and the last look fills the queue: the process ends well."""
+    finished(home, *map(str, range(25)))
+    program = (
+        "import notebook_agents as na",
+        "from notebook_agents import settings",
+        "settings.INGEST_RECORDS = 5",
+        f"journal = na.Journal.open({str(home)!r})",
+    )
+    ended = python("\n".join(program), NOTEBOOK_AGENTS_TTL=TTL)
+    assert (ended.code, ended.err) == (0, "")
+    with na.Journal.open(home) as journal:
+        assert len(journal.threads()) == 25 - expiry.AT_ONCE
+
+
+def test_killed_anywhere_each_thread_is_whole_or_gone(home: Path, shim: Shim) -> None:
+    """What was not deleted can be read, what was has no key left, and the next look goes on."""
+    finished(home, "a", "b", "c")
+    said = shim.run(
+        """
+        import os, pathlib
+        import duckdb, langgraph.graph
+        import notebook_agents as na
+        from notebook_agents.journal import check, keycopy
+        from support.syscalls import killed_at_each
+        home = pathlib.Path(os.environ["NA_ROOT"])
+        seen = set()
+
+        def expire():
+            os.environ["NOTEBOOK_AGENTS_TTL"] = "0.001s"
+            with na.Journal.open(home):
+                pass
+
+        def after(number):
+            with na.Journal.open(home) as journal:
+                names = {info.thread for info in journal.threads()}
+                assert set(journal.queue.keys()) == names
+                saver = na.JournalSaver(journal)
+                for name in names:
+                    found = [*saver.list({"configurable": {"thread_id": name}})]
+                    assert found[0].checkpoint["channel_values"]["n"] == 1
+            assert set(keycopy.read(home)[1]) == names
+            assert check.check(home).sound
+            seen.add(len(names))
+
+        print(killed_at_each(expire, after, step=3), *sorted(seen))
+        """,
+        home,
+    )
+    killed, *seen = map(int, said.split())
+    assert killed > 3
+    assert {0, 3} < set(seen)
 
 
 def test_a_time_that_means_nothing_is_refused(

@@ -16,6 +16,7 @@ from notebook_agents.errors import (
     DefinitionError,
     InputError,
     RunUnfinishedError,
+    UnknownThreadError,
     WrongAgentError,
 )
 from notebook_agents.graph import definition, inputs, people
@@ -491,7 +492,12 @@ class Agent:
     def first_record(self, head: Head) -> Record:
         """Return the record with which a thread's newest run began."""
         records = self.journal.select(thread=head.thread, kinds=[Kind.RUN_STARTED])
-        return next(record for record in records if record.run == head.run and record.digest)
+        found = (record for record in records if record.run == head.run and record.digest)
+        if (first := next(found, None)) is None:
+            raise UnknownThreadError(
+                f"thread {head.thread!r} was just deleted: run the agent again"
+            )
+        return first
 
     def read(self, record: Record, names: Iterable[str]) -> dict[str, Any]:
         """Return the named parts of a run's first record."""

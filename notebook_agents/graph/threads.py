@@ -38,6 +38,7 @@ UPDATE = "update"
 _KINDS = (Kind.CHECKPOINT, Kind.STEP_INTENDED, Kind.DELETION)
 """What a history is made of."""
 
+
 class Thread:
     """A thread of an agent. `Agent.thread` makes it.
 

@@ -120,7 +120,7 @@ class Expiry:
         return [
             head.thread
             for head in journal.queue.untouched(before)
-            if head.thread not in self._stuck and self._is_old(head)
+            if head.thread not in self._stuck and head.sane and self._is_old(head)
         ]
 
     def _is_old(self, head: Head) -> bool:
