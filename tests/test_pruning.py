@@ -19,6 +19,7 @@ from support.shapes import build
 
 import notebook_agents as na
 from notebook_agents import errors
+from notebook_agents.journal import check
 from notebook_agents.model import Kind, RunStatus
 
 if TYPE_CHECKING:
@@ -414,6 +415,29 @@ def test_what_begins_before_a_deletion_commits_is_not_deleted(home: Path, tmp_pa
         (error,) = said
         assert isinstance(error, errors.RunUnfinishedError)
         says(error, "'t'", "run 2", "waiting")
+
+
+def test_a_pruning_beside_runs_of_another_process_disturbs_none(home: Path, tmp_path: Path) -> None:
+    """While one process asks, is answered and ends, another prunes whenever it may."""
+    turns = 8
+
+    def program() -> None:
+        with na.Journal.open(home) as journal:
+            agent = na.Agent(chain(add_long, ask, add_more), "asking", journal)
+            for n in range(turns):
+                assert agent.run({"n": n}, thread="t").status is RunStatus.WAITING
+                value = agent.resume("t", answer=n).value
+                assert len(value["items"]) == 2 * (n + 1)
+
+    child = fork(program, tmp_path / "child.log")
+    pruned = 0
+    with na.Journal.open(home) as journal:
+        while not child.ends_within(0):
+            pruned += na.prune(keep_last=1, journal=journal).checkpoints
+        assert child.end() == 0, child.log.read_text()
+        pruned += na.prune(keep_last=1, journal=journal).checkpoints
+        assert pruned == 5 * turns - 1
+    assert check.check(home).sound
 
 
 def test_a_pruning_beside_a_run_of_the_same_process_waits_for_nobody(home: Path) -> None:
