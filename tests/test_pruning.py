@@ -19,6 +19,7 @@ from support.shapes import build
 
 import notebook_agents as na
 from notebook_agents import errors
+from notebook_agents.graph import pruning, retention
 from notebook_agents.journal import check
 from notebook_agents.model import Kind, RunStatus
 
@@ -347,8 +348,11 @@ def test_a_dry_run_counts_what_forks_share_once_all_let_it_go(home: Path) -> Non
         agent.thread("t").update_state({"at": os.urandom(2000).hex()})
         agent.thread("t").update_state({"at": "gone"})
         agent.fork("t", name="f")
-        would = na.prune(keep_last=1, dry_run=True, journal=journal)
-        did = na.prune(keep_last=1, journal=journal)
+        keep = retention.Keep(last=1)
+        would, did = (
+            pruning.prune_threads(journal, ["f", "t", "f"], keep, dry_run=dry_run)
+            for dry_run in (True, False)
+        )
         assert would.threads == did.threads
         assert [one.bytes > 2_000 for one in did.threads] == [False, True]
 

@@ -51,8 +51,9 @@ def prune(
     """Delete old checkpoints of threads; default: of all.
 
     What a thread's steps did and returned stays, and so does its newest state. Whatever the options
-    say, nothing goes that an unfinished run or a fork needs. A thread that a process drives is left
-    alone and named; the exit code is 5 then. The files get smaller by `journal compact`.
+    say, nothing goes that an unfinished run or a fork needs. A thread that a process drives, or
+    whose key is not here, is left alone and named; the exit code is 5 then. The files get smaller
+    by `journal compact`.
 
     \b
     Examples:

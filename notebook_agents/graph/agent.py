@@ -66,8 +66,9 @@ class Agent:
             input tokens and for a million output tokens, by model name. Kept for a resume.
         auto_resume: How often a run whose process died is resumed by itself, in a worker thread,
             when the agent is made; see `resume_all`. None: as NOTEBOOK_AGENTS_AUTO_RESUME says.
-        ttl: How long after its last record a thread is deleted whose newest run succeeded or was
-            cancelled, while this process idles. None: as NOTEBOOK_AGENTS_TTL says, else never.
+        ttl: How long after its last record a thread of this name's agents is deleted if its newest
+            run succeeded or was cancelled; while this process idles, and at close. None: as
+            NOTEBOOK_AGENTS_TTL says, else never.
 
     Raises:
         DefinitionError: `graph` is no graph.

@@ -221,9 +221,12 @@ def prune_threads(
     Raises:
         UnknownThreadError: There is no such thread; nothing was pruned.
     """
-    names = [head.thread for head in journal.heads()] if threads is None else [*threads]
-    for name in names if threads is not None else ():
-        journal.thread(name)
+    if threads is None:
+        threads = [head.thread for head in journal.heads()]
+    else:
+        for name in threads:
+            journal.thread(name)
+    names = list(dict.fromkeys(threads))
     found: list[Removed] = []
     gone: dict[str, set[int]] = {}
     for start in range(0, len(names), _TOGETHER):
