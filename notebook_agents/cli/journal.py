@@ -11,7 +11,7 @@ import click
 from notebook_agents.cli import data
 from notebook_agents.cli.backup import backup, backups, restore
 from notebook_agents.cli.options import json_option
-from notebook_agents.cli.progress import counting as _progress
+from notebook_agents.cli.progress import counting
 from notebook_agents.cli.removing import prune
 from notebook_agents.errors import JournalDamagedError
 
@@ -65,7 +65,7 @@ def check(ctx: click.Context, *, directory: str | None, as_json: bool) -> None:
     from notebook_agents.journal.check import check as look
 
     home = _home(directory)
-    with _progress(quiet=as_json) as progress:
+    with counting(quiet=as_json) as progress:
         found = look(home, progress)
     if as_json:
         click.echo(data.dumps(_checked(found)))
@@ -109,7 +109,7 @@ def repair(ctx: click.Context, *, directory: str | None, dry_run: bool, as_json:
         if not as_json:
             click.echo(f"{'would' if dry_run else 'will'} {rung.will}", err=True)
 
-    with _progress(quiet=as_json) as progress:
+    with counting(quiet=as_json) as progress:
         done = mend(home, dry_run=dry_run, progress=progress, say=say)
     if as_json:
         click.echo(data.dumps(_repaired(done)))

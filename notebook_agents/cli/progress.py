@@ -163,7 +163,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 @contextmanager
 def counting(*, quiet: bool, what: str = "records") -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many of how many were looked at, on a terminal."""
+    """Show how many records, or whatever else, were looked at, and of how many, on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
