@@ -94,7 +94,7 @@ def delete(*, thread: str, yes: bool, unfinished: bool, journal: str | None, as_
 
     \b
     Example:
-      notebook-agents delete audit-calm-river-3f9a --yes
+      notebook-agents delete last-years-audit --yes
 
     --json writes what `journal prune --json` writes.
     """
