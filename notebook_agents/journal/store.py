@@ -255,8 +255,7 @@ class Journal:
         At most `limit`, of one namespace or (None) of all, and only those with ids below `until`.
         """
         self._check_open()
-        after = self._behind(thread, 0)
-        if after is None:
+        if (after := self._behind(thread, 0)) is None:
             return []
         wanted = {"thread": thread, "ns": ns, "after": after, "until": until, "limit": limit}
         recent, first = self._queue.newest(**wanted)
@@ -324,10 +323,9 @@ class Journal:
             return []
         records = self._queue.by_seq(seqs)
         missing = set(seqs).difference(record.seq for record in records)
-        if missing:
-            first, _ = self._queue.bounds()
-            older = sorted(seq for seq in missing if seq < first)
-            records += self._archive.by_seq(older) if older else []
+        first = self._queue.bounds()[0] if missing else 0
+        if older := sorted(seq for seq in missing if seq < first):
+            records += self._archive.by_seq(older)
         return records
 
     def opened(self, record: Record) -> bytes:
