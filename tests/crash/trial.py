@@ -17,6 +17,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import langsmith.run_helpers
+from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.types import Command
 
 import notebook_agents as na
@@ -41,8 +43,12 @@ if TYPE_CHECKING:
     from .ledger import Line
     from .shapes import Shape
 
-_LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb)
-"""What a child would otherwise import after its fork, again in each."""
+_LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb, langsmith.run_helpers, LangChainTracer)
+"""What a child would otherwise import after its fork, again in each.
+
+An interrupt in a module's first import can leave Python's import lock taken (ARCHITECTURE.md,
+"Plain locks"); a process imports once, and these children would each time.
+"""
 SMALL_QUEUE = 8
 """Records after which a burst moves the queue to DuckDB in the trials that ingest."""
 
