@@ -2,8 +2,9 @@
 
 -- name: queue.last_seq
 -- The queue is never emptied of its newest record, so this is the newest sequence number of all;
--- and how many data keys were deleted, see journal/keys.py.
-SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted') FROM records;
+-- how many data keys were deleted, see journal/keys.py; and the generation, see journal/compacted.py.
+SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted'),
+       (SELECT value FROM meta WHERE key = 'generation') FROM records;
 
 -- name: queue.bounds
 -- First and last sequence number still here, and how many bytes of payload lie between.
@@ -11,6 +12,9 @@ SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM records;
 
 -- name: queue.meta
 SELECT key, value FROM meta;
+
+-- name: queue.generation
+SELECT value FROM meta WHERE key = 'generation';
 
 -- name: queue.set_meta
 INSERT INTO meta (key, value) VALUES ($key, $value)
@@ -148,7 +152,11 @@ INSERT INTO meta VALUES ($key, $value);
 DELETE FROM meta WHERE key = $key;
 
 -- name: archive.meta
-SELECT key, value FROM meta;
+-- All but the one that may be long.
+SELECT key, value FROM meta WHERE key <> 'compacted';
+
+-- name: archive.compacted
+SELECT value FROM meta WHERE key = 'compacted';
 
 -- name: archive.select
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
@@ -298,3 +306,30 @@ ON CONFLICT (thread) DO UPDATE SET
     session = max(session, excluded.session), run = max(run, excluded.run),
     records = records + excluded.records, last_seq = excluded.last_seq, updated = excluded.updated,
     token = token + 1;
+
+-- name: archive.deletions
+SELECT seq, thread, name, refs FROM records WHERE kind = 'deletion' AND seq <= $upto ORDER BY seq;
+
+-- name: archive.ends
+-- Each thread's newest record.
+SELECT thread, max(seq) FROM records WHERE seq <= $upto GROUP BY thread;
+
+-- name: archive.outline
+-- What a compaction has to know of each record, the newest first.
+SELECT seq, kind, thread, coalesce(scope, thread), run, refs, octet_length(payload)
+FROM records WHERE seq >= $low AND seq < $high ORDER BY seq DESC;
+
+-- name: archive.copy
+-- Of a range of numbers all records, or those that are named, to the next generation's file.
+INSERT INTO compacted.records
+SELECT * FROM journal.records
+WHERE seq >= $low AND seq < $high AND ($all OR seq IN (SELECT unnest($kept::BIGINT[])))
+ORDER BY seq;
+
+-- name: queue.scopes
+SELECT thread, scope, last_seq FROM threads;
+
+-- name: queue.compacted_head
+-- Of a thread some of whose records are gone.
+UPDATE threads SET records = max(0, records - $gone), first_seq = max(first_seq, $first)
+WHERE thread = $thread;

@@ -21,7 +21,7 @@ from notebook_agents.errors import (
     NotDurableError,
 )
 from notebook_agents.faults import Fault
-from notebook_agents.journal import damage, integrity
+from notebook_agents.journal import compacted, damage, integrity
 from notebook_agents.journal.failures import cause, reason, writing
 from notebook_agents.journal.locks import FileLock
 from notebook_agents.journal.records import FORMAT, Record, record_of
@@ -67,7 +67,7 @@ class Archive:
     @property
     def path(self) -> Path:
         """The file of the current generation."""
-        return self._queue.home / f"journal.{self._queue.generation()}.duckdb"
+        return self._queue.home / compacted.archive_name(self._queue.generation())
 
     @contextmanager
     def lingering(self) -> Iterator[None]:
@@ -215,7 +215,9 @@ class Archive:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
-        path = self.path
+        generation = self._queue.generation()
+        compacted.finish(self._queue.home, generation)
+        path = self._queue.home / compacted.archive_name(generation)
         connection = duckdb.connect()
         try:
             connection.execute("SET threads = 1")
@@ -243,6 +245,18 @@ class Archive:
             connection.close()
             raise
         return connection
+
+    def follow_generation(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Have a burst's connection use the file that is current from now on."""
+        try:
+            connection.execute("USE memory")
+            connection.execute("DETACH journal")
+            connection.execute(f"ATTACH '{quoted(self.path)}' AS journal")
+            connection.execute("USE journal")
+            self._check(connection)
+        except BaseException:
+            self._drop()
+            raise
 
     def _create(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         """Make an empty file of the current generation; it gets its name when it is whole.
@@ -278,7 +292,8 @@ class Archive:
             )
         count, newest = connection.execute(query("archive.extent")).fetchall()[0]
         mark = self.watermark(connection)
-        integrity.watermark(self._queue, mark=mark, count=count, newest=newest)
+        without = int(meta.get(compacted.COUNT, 0))
+        integrity.watermark(self._queue, mark=mark, count=count, newest=newest, without=without)
         if self._unsure:
             self._unsure = False
             integrity.heads(self._queue, connection)
@@ -318,6 +333,15 @@ def take(connection: duckdb.DuckDBPyConnection, batch: list[Record]) -> int:
     connection.execute("COMMIT")
     faults.hit(Fault.INGEST_COMMITTED)
     return newest
+
+
+def say_left_out(connection: duckdb.DuckDBPyConnection, ranges: compacted.Ranges) -> None:
+    """Note in a new file which numbers compactions left out."""
+    for key, value in (
+        (compacted.KEY, compacted.pack(ranges)),
+        (compacted.COUNT, str(compacted.count(ranges))),
+    ):
+        connection.execute(query("archive.set_meta"), {"key": key, "value": value})
 
 
 def _row(record: Record) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock
 from notebook_agents.disk import make_directory, write_whole
 from notebook_agents.errors import JournalDamagedError
-from notebook_agents.journal import integrity, keycopy, mark, presence
+from notebook_agents.journal import compacted, integrity, keycopy, mark, presence
 from notebook_agents.journal.backup_files import Backup, read_backup, take_files
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.queue_file import FILE, lost_between, lost_of, on_network
@@ -205,9 +205,11 @@ def _replay(present: _Present, connection: sqlite3.Connection) -> int:
         return 0
     if "lost" in present.meta:
         _know_lost(present, connection, after=last)
+    meta = dict(connection.execute(query("queue.meta")).fetchall())
+    alike = meta.get(compacted.KEY) == present.meta.get(compacted.KEY)  # else its heads count less
     connection.execute("ATTACH ? AS present", (present.uri,))
     try:
-        if present.sound and present.reached == present.last:
+        if alike and present.sound and present.reached == present.last:
             _run(connection, "queue.adopt_heads")
             return replayed
         with suppress(sqlite3.DatabaseError):

@@ -25,6 +25,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import integrity
 from notebook_agents.journal.archive import Archive
 from notebook_agents.journal.claims import busy, left_behind
+from notebook_agents.journal.compacted import Stale
 from notebook_agents.journal.follow import follow
 from notebook_agents.journal.forks import open_journals, opening
 from notebook_agents.journal.keys import Keys
@@ -41,12 +42,13 @@ from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     import duckdb
 
+    from notebook_agents.journal.compact import Compaction
     from notebook_agents.model import ThreadInfo
     from notebook_agents.sealing import DataKey
 
@@ -80,10 +82,12 @@ class Journal:
         self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
         self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
+        self._generation = self._queue.generation()
         self._writer = Writer(
             self._queue.path,
             journal_id=self.id,
             keys=self._keys,
+            stale=Stale(self._generation, self._forget_numbers),
             after_commit=self._after_commit,
         )
         self._wrapped = WrappedKeys(self._queue, self._writer)
@@ -210,6 +214,8 @@ class Journal:
     def head(self, thread: str) -> Head | None:
         """Return a thread's head, or None."""
         self._check_open()
+        if (generation := self._queue.generation()) != self._generation:
+            self._forget_numbers(generation)
         head = self._queue.head(thread)
         if head is None or self._born.get(thread) != head.first_seq:
             scope = thread if head is None else head.scope
@@ -341,11 +347,13 @@ class Journal:
     def chunks(self, scope: str) -> Chunks:
         """Return the known chunks of a scope."""
         with self._keys_lock:
-            if scope not in self._chunks:
-                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
+            chunks = self._chunks.get(scope)
+            if chunks is None:
+                there = self._queue.scope_users(scope) > 0
+                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if there else []
                 known = {record.digest: record.seq for record in records if record.digest}
-                self._chunks[scope] = Chunks(self.data_key(scope), known)
-            return self._chunks[scope]
+                chunks = self._chunks[scope] = Chunks(self.data_key(scope), known)
+            return chunks
 
     def sql(
         self, statement: str, parameters: dict[str, Any] | None = None
@@ -399,6 +407,26 @@ class Journal:
         self._writer.vacuum()
         self._ingested_at = newest
         return newest
+
+    def compact(
+        self, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> Compaction:
+        """Rewrite the files without what was deleted or pruned; others may use them meanwhile.
+
+        Appends wait for `Compaction.pause_ms`. Backups, and what was put aside, stay as they are.
+
+        Args:
+            dry_run: Only say what would go.
+            progress: Is told how far it is, and of how much.
+
+        Raises:
+            JournalBusyError: Another process compacts it, or keeps DuckDB open.
+            JournalDamagedError, JournalWriteError: The journal is as it was.
+        """
+        from notebook_agents.journal.compact import compact
+
+        self._check_open()
+        return compact(self, self._archive, self._writer, dry_run=dry_run, progress=progress)
 
     def burst(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open DuckDB's file as it is, for whoever copies or examines it."""
@@ -531,8 +559,10 @@ class Journal:
     def __repr__(self) -> str:
         return f"<Journal {self.home} {'closed' if self._closed else self.mode}>"
 
-    def _has(self, scope: str) -> bool:
-        return self._queue.scope_users(scope) > 0
+    def _forget_numbers(self, generation: int) -> None:
+        """After a compaction: what was known by number may be gone."""
+        self._generation = generation
+        self._chunks.clear()
 
     def _prepare(self, drafts: Sequence[Draft]) -> bool:
         """Have the data keys at hand: making one is a transaction of its own.
