@@ -11,14 +11,15 @@ Killed anywhere, the old generation is whole until that transaction, and the new
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock
 from notebook_agents.disk import fsync_directory, fsync_file
-from notebook_agents.errors import JournalBusyError, KeyMissingError, ThreadBusyError
+from notebook_agents.errors import JournalBusyError
 from notebook_agents.journal import compacted, integrity, keycopy
 from notebook_agents.journal.archive import make, quoted, say_left_out, take
 from notebook_agents.journal.claims import head_of
@@ -29,6 +30,7 @@ from notebook_agents.journal.records import Claim, Draft
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.trimming import trim
 from notebook_agents.model import Kind
+from notebook_agents.sealing import DataKey
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from notebook_agents.journal.archive import Archive
+    from notebook_agents.journal.keys import Keys
     from notebook_agents.journal.log import Log
     from notebook_agents.journal.queue import Head
     from notebook_agents.journal.store import Journal
@@ -87,12 +90,13 @@ def compact(
     journal: Journal,
     archive: Archive,
     writer: Writer,
+    keys: Keys,
     *,
     dry_run: bool,
     progress: Progress | None,
 ) -> Compaction:
     """Compact a journal; see `Journal.compact`."""
-    work = _Compactor(journal, archive, writer, progress or (lambda _done, _of: None))
+    work = _Compactor(journal, archive, writer, keys, progress or (lambda _done, _of: None))
     lock = FileLock(journal.home / compacted.LOCK)
     try:
         with writing(journal.home):
@@ -244,13 +248,14 @@ class _Compactor:
     """One compaction at work; the caller holds `compact.lock`."""
 
     def __init__(
-        self, journal: Journal, archive: Archive, writer: Writer, progress: Progress
+        self, journal: Journal, archive: Archive, writer: Writer, keys: Keys, progress: Progress
     ) -> None:
         self._journal = journal
         self._home = journal.home
         self._queue = journal.queue
         self._archive = archive
         self._writer = writer
+        self._keys = keys
         self._progress = progress
         self._pause = 0.0  # seconds, the longest one
         self._reached = 0  # the newest number that the new file has
@@ -296,12 +301,16 @@ class _Compactor:
         newest = self._queue.by_seq([self._queue.bounds()[1]])
         if not newest or newest[0].kind is not Kind.DELETION or newest[0].refs:
             return
-        if newest[0].thread:
-            claim = Claim(agent="", run=0, session=0, notebook=None, fresh=True)
-            draft = Draft(kind=Kind.DELETION, thread="", scope="", claim=claim)
-            # Without the key, or with a thread of that name, the newest one's name stays for now.
-            with suppress(KeyMissingError, ThreadBusyError):
-                self._journal.append([draft], durable=True)
+        used = {head.scope for head in self._queue.heads()}
+        if newest[0].thread == "" or "" in used or self._queue.key("") is not None:
+            return
+        claim = Claim(agent="", run=0, session=0, notebook=None, fresh=True)
+        draft = Draft(kind=Kind.DELETION, thread="", scope="", claim=claim)
+        self._keys.add("", DataKey(os.urandom(32)), None)  # like that of any deleted thread: gone
+        try:
+            self._journal.append([draft], durable=True)
+        finally:
+            self._keys.forget("")
             self._journal.driving.discard("")
 
     def _plan(self, spared: set[str]) -> _Plan:
@@ -466,8 +475,8 @@ class _Compactor:
 
     def _bytes(self) -> int:
         """Return the size of the journal's files, without backups and what was put aside."""
-        files = (path for path in self._home.iterdir() if path.is_file())
-        return sum(path.stat().st_size for path in files if not _aside(path))
+        files = (path for path in self._home.iterdir() if path.is_file() and not _aside(path))
+        return sum(path.stat().st_size for path in files if not path.name.endswith("-shm"))
 
     def _said(
         self, plan: _Plan, before: int, after: int, *, dry_run: bool = False, erased: bool = False

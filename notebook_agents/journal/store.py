@@ -426,7 +426,8 @@ class Journal:
         from notebook_agents.journal.compact import compact
 
         self._check_open()
-        return compact(self, self._archive, self._writer, dry_run=dry_run, progress=progress)
+        parts = (self._archive, self._writer, self._keys)
+        return compact(self, *parts, dry_run=dry_run, progress=progress)
 
     def burst(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open DuckDB's file as it is, for whoever copies or examines it."""
