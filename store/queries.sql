@@ -245,6 +245,9 @@ SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, 
        size, payload
 FROM records;
 
+-- name: queue.numbers
+SELECT seq FROM records WHERE seq <= $upto ORDER BY seq;
+
 -- name: queue.count
 SELECT count(*) FROM records;
 
@@ -265,47 +268,25 @@ DELETE FROM keys;
 INSERT INTO keys SELECT * FROM present.keys;
 
 -- name: queue.adopt_keys
+INSERT OR REPLACE INTO keys SELECT * FROM present.keys;
+
+-- name: queue.adopt_new_keys
 INSERT OR IGNORE INTO keys SELECT * FROM present.keys;
 
--- name: queue.drop_deleted
--- Threads that a record behind `after` deleted.
-DELETE FROM threads WHERE thread IN
-    (SELECT thread FROM records WHERE seq > $after AND kind = 'deletion' AND refs IS NULL);
+-- name: queue.heads
+SELECT * FROM threads;
+
+-- name: queue.present_heads
+SELECT * FROM present.threads;
+
+-- name: queue.forget_heads
+DELETE FROM threads;
 
 -- name: queue.drop_deleted_keys
 DELETE FROM keys WHERE scope IN
     (SELECT coalesce(scope, thread) FROM records
      WHERE seq > $after AND kind = 'deletion' AND refs IS NULL)
   AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.scope = keys.scope);
-
--- name: queue.imply_heads
--- The heads that the records behind `after` imply, where the heads themselves cannot be read.
-WITH newer AS (
-    SELECT * FROM records r WHERE seq > $after AND seq > coalesce(
-        (SELECT max(d.seq) FROM records d
-         WHERE d.thread = r.thread AND d.kind = 'deletion' AND d.refs IS NULL), 0)
-), newest AS (  -- of each thread's runs: how it stands
-    SELECT thread, name, kind, attempt, max(seq) FROM newer
-    WHERE kind IN ('run_started', 'run_finished') GROUP BY thread
-)
-INSERT INTO threads (thread, scope, agent, status, run, session, intended, returned, records,
-                     first_seq, last_seq, created, updated, token)
-SELECT r.thread, coalesce(max(r.scope), r.thread),
-       (SELECT name FROM newer a WHERE a.thread = r.thread AND a.kind = 'run_started' LIMIT 1),
-       CASE n.kind WHEN 'run_finished' THEN n.name WHEN 'run_started' THEN 'running'
-                   ELSE 'pending' END,
-       coalesce(max(r.run), 0), coalesce(n.attempt, 0), sum(r.kind = 'step_intended'),
-       sum(r.kind = 'step_returned'), count(*), min(r.seq), max(r.seq), min(r.ts), max(r.ts), 1
-FROM newer r LEFT JOIN newest n ON n.thread = r.thread
-GROUP BY r.thread
-ON CONFLICT (thread) DO UPDATE SET
-    agent = coalesce(excluded.agent, agent),
-    status = CASE WHEN excluded.status = 'pending' THEN status ELSE excluded.status END,
-    intended = excluded.intended + CASE WHEN excluded.run > run THEN 0 ELSE intended END,
-    returned = excluded.returned + CASE WHEN excluded.run > run THEN 0 ELSE returned END,
-    session = max(session, excluded.session), run = max(run, excluded.run),
-    records = records + excluded.records, last_seq = excluded.last_seq, updated = excluded.updated,
-    token = token + 1;
 
 -- name: archive.deletions
 SELECT seq, thread, name, refs FROM records WHERE kind = 'deletion' AND seq <= $upto ORDER BY seq;

@@ -17,6 +17,9 @@ from support.checks import State, add, ask, chain, says, told
 
 import notebook_agents as na
 from notebook_agents import errors
+from notebook_agents.journal import mark
+from notebook_agents.journal.check import check
+from notebook_agents.journal.repair import repair
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
@@ -108,22 +111,63 @@ def test_a_file_that_is_no_journal(home, cli, content):
     assert path.read_bytes() == before
 
 
+def _number(home: Path, version: int, *, closed: bool) -> None:
+    """Write a format number, as a version would that closed the journal, or was killed."""
+    with closing(sqlite3.connect(home / "queue.sqlite")) as connection:
+        connection.execute(f"PRAGMA user_version={version}")
+        journal_id = dict(connection.execute("SELECT key, value FROM meta"))["journal"]
+        seq = connection.execute("SELECT max(seq) FROM records").fetchone()[0]
+    if closed:
+        digest = mark.digest_of(home / "queue.sqlite")
+        mark.rest(home, journal_id=journal_id, seq=seq, generation=1, digest=digest)
+    else:
+        mark.begin(home, journal_id=journal_id, newest=seq, generation=1)
+
+
 def test_newer_queue(home, journal, done, cli):
-    """A journal of a newer version is refused with exit code 6 and says to upgrade."""
+    """A journal that a newer version closed is refused with exit code 6 and says to upgrade."""
     journal.close()
-    (home / "queue.mark").unlink()  # by hand nobody closes it
-    path = home / "queue.sqlite"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=2")
+    _number(home, 2, closed=True)
     with pytest.raises(errors.JournalFormatError) as caught:
         na.Journal.open(home)
     says(caught.value, home, "format 2", "upgrade")
-    told(cli("list", "--journal", str(home)), 6, "format 2", "upgrade")
+    assert "damaged" not in str(caught.value)
+    for command in (["list", "--journal"], ["journal", "check"], ["journal", "repair"]):
+        told(cli(*command, str(home)), 6, "format 2", "upgrade")
 
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=1")
+    _number(home, 1, closed=True)
     with na.Journal.open(home) as again:
         assert na.Run(again, "t", 1).value["n"] == 2
+
+
+def test_a_format_number_that_is_damaged(home, journal, done, cli):
+    """Where nothing tells it from a newer version's both are said; the check knows by the seals."""
+    journal.close()
+    _number(home, 1 + 2**20, closed=False)
+    with pytest.raises(errors.JournalFormatError) as caught:
+        na.Journal.open(home)
+    command = f"notebook-agents journal check {home}"
+    says(caught.value, home, f"format {1 + 2**20}", "upgrade", "damaged", command)
+    told(cli("list", "--journal", str(home)), 6, "upgrade", command)
+    looked = cli("journal", "check", str(home))
+    assert looked.code == 6
+    assert "and its newest record is of format 1" in looked.out
+    assert f"journal repair {home}" in looked.out
+    assert cli("journal", "repair", str(home)).code == 0
+    with na.Journal.open(home) as again:
+        assert na.Run(again, "t", 1).value["n"] == 2
+
+
+def test_a_format_number_over_records_that_nobody_here_can_open(
+    home, journal, done, tmp_path, monkeypatch
+):
+    """Without the key it stays open which of the two it is, and nothing is repaired."""
+    journal.close()
+    _number(home, 3, closed=False)
+    _without_the_key(monkeypatch, tmp_path, None)
+    for look in (check, repair):
+        with pytest.raises(errors.JournalFormatError, match="format 3"):
+            look(home)
 
 
 def _in_duckdb(home: Path, statement: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from typing import Any
+from concurrent.futures import FIRST_EXCEPTION, wait
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langgraph.cache.memory import InMemoryCache
@@ -14,7 +16,13 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
 from support.checks import State
 
 import notebook_agents as na
-from notebook_agents.model import Outcome, RunStatus
+from notebook_agents import faults
+from notebook_agents.faults import Fault
+from notebook_agents.model import Kind, Outcome, RunStatus
+from notebook_agents.runtime.events import observe
+
+if TYPE_CHECKING:
+    from notebook_agents.runtime.events import StepEvent
 
 
 def go(home: Any, flow: Any, given: Any) -> na.Run:
@@ -250,3 +258,44 @@ def test_what_an_entrypoint_saves_for_the_next_run(home):
         return entrypoint.final(value=previous, save=n)
 
     assert [go(home, flow, n).value for n in (1, 2, 3)] == [None, 1, 2]
+
+
+async def test_a_task_that_begins_when_its_flow_has_failed(journal):
+    """It is no sign that the flow got over the error of another one: that task is called again."""
+    over, passed = threading.Event(), []
+    mended = False
+
+    @task
+    def look(n: int) -> int:
+        if not mended:
+            raise RuntimeError("out of order")
+        return n
+
+    @entrypoint()
+    def flow(given: int) -> list[int]:
+        futures = [look(n) for n in range(given)]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        return [future.result() for future in futures if future.done()]
+
+    def hold(fault: Fault) -> None:
+        if fault is Fault.INTENT_BEFORE:
+            passed.append(fault)
+            if len(passed) == 3:  # behind the flow and one task
+                assert over.wait(20)
+
+    def watch(event: StepEvent) -> None:
+        if event.name == "flow" and event.what == "failed":
+            over.set()
+
+    agent = na.Agent(flow, "late", journal)
+    try:
+        faults.arm(hold)
+        with observe(watch), pytest.raises(RuntimeError, match="out of order"):
+            await agent.arun(2, thread="t")
+    finally:
+        faults.arm(None)
+    kinds = [record.kind for record in journal.select(thread="t") if record.step is not None]
+    assert kinds[:4] == [Kind.STEP_INTENDED, Kind.STEP_INTENDED, Kind.STEP_FAILED, Kind.STEP_FAILED]
+    assert kinds[4] is Kind.STEP_INTENDED
+    mended = True
+    assert (await agent.arun(2, thread="t")).value == [0, 1]

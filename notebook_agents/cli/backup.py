@@ -94,6 +94,7 @@ def restore(*, backup: Path, newer: bool, journal: str | None, as_json: bool) ->
     BACKUP is its folder, or its name in the journal's `backups`. Nobody may have the journal open.
     Its files are renamed (`….replaced-TIME`), not removed. With --no-newer the journal is as it
     was: steps that returned since run again, and threads that were deleted since are there again.
+    Newer records are not put behind others than those that they followed: such a backup is refused.
 
     \b
     Example:

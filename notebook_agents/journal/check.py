@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import JournalDamagedError
+from notebook_agents.errors import JournalDamagedError, JournalError, JournalFormatError
 from notebook_agents.journal import compacted, damage, heads, integrity, keycopy, mark
 from notebook_agents.journal.inspection import (
     Finding,
@@ -17,10 +19,11 @@ from notebook_agents.journal.inspection import (
     worst,
 )
 from notebook_agents.journal.integrity import QUEUE, Seals
-from notebook_agents.journal.records import record_of
+from notebook_agents.journal.queue_file import connect
+from notebook_agents.journal.records import FORMAT, from_row, record_of
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.store import Journal
-from notebook_agents.journal.wrapped import altered
+from notebook_agents.journal.wrapped import FoundKeys, altered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +76,8 @@ def check(home: Path, progress: Progress | None = None) -> Checked:
 
     Raises:
         NoJournalError: There is none.
-        JournalFormatError: It is none, or one of a newer version.
+        JournalFormatError: It is none, or one of a newer version, or looks like one and has no
+            record that could tell.
         JournalBusyError: Another process has DuckDB open for itself.
     """
     result = Checked(home=home)
@@ -86,6 +90,12 @@ def check(home: Path, progress: Progress | None = None) -> Checked:
     except JournalDamagedError as error:
         result.opens = False
         result.findings.append(Finding(severity=Severity.MAJOR, what=_bare(error)))
+    except JournalFormatError:
+        what = _misnumbered(home)
+        if what is None:
+            raise
+        result.opens = False
+        result.findings.append(Finding(severity=Severity.MAJOR, what=what))
     result.findings += _beside(home)
     return result
 
@@ -94,6 +104,29 @@ def _bare(error: JournalDamagedError) -> str:
     """Return what an error says is damaged, without the sentence around it."""
     what = str(error).partition(" is damaged, ")[2].rpartition(": `notebook-agents")[0]
     return what or str(error)
+
+
+def _misnumbered(home: Path) -> str | None:
+    """Return what is wrong where only the number of a queue's format is that of a newer version.
+
+    Records are sealed to their format. A version with another one seals its first record together
+    with the new number, so that a newest record of ours means that the number is damaged.
+    """
+    with suppress(JournalError, sqlite3.DatabaseError, KeyError, TypeError, ValueError):
+        if integrity.at_rest(home):
+            return None
+        with closing(connect(home / QUEUE, reads=True)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            journal_id = dict(connection.execute(query("queue.meta")).fetchall())["journal"]
+            stored = dict(connection.execute(query("queue.keys")).fetchall())
+            last = connection.execute(query("queue.last_seq")).fetchone()[0]
+            newest = connection.execute(query("queue.batch"), {"after": last - 1, "limit": 1})
+            records = [from_row(row) for row in newest]
+        keys = FoundKeys(journal_id, stored, keycopy.read(home)[1])
+        seals = Seals(journal_id, keys.key, keys.wrapped)
+        if version > FORMAT and any(seals.whole(record) for record in records):
+            return f"{QUEUE} says format {version}, and its newest record is of format {FORMAT}"
+    return None
 
 
 def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:

@@ -37,6 +37,11 @@ def repair_command(home: Path) -> str:
     return shlex.join(["notebook-agents", "journal", "repair", str(home)])
 
 
+def check_command(home: Path) -> str:
+    """Return the command that looks at everything in the journal in `home`."""
+    return shlex.join(["notebook-agents", "journal", "check", str(home)])
+
+
 def found(home: Path, what: str) -> JournalDamagedError:
     """Return the error that says what is damaged and how to repair it."""
     return JournalDamagedError(

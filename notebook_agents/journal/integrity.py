@@ -278,9 +278,8 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
     _heads_of(queue, threads)
     if first <= 1:
         _compare(queue, implied([], sorted_by_number(threads)))
-    if keycopy.read(queue.home)[1].keys() - queue.keys().keys():  # killed behind a deletion
-        with suppress(OSError):
-            keycopy.renew(queue.home, queue.journal_id, queue.keys)
+    with suppress(OSError):
+        keycopy.complete(queue.home, queue.journal_id, queue.keys)
 
 
 def shredded(record: Record, others: Iterable[Record]) -> bool:

@@ -46,10 +46,9 @@ def add(home: Path, journal_id: str, scope: str, wrapped: bytes) -> None:
     lock = FileLock(home / "queue.lock")
     try:
         lock.wait()
-        descriptor = os.open(home / FILE, flags, 0o600)
-        # A line that a kill cut short ends here.
-        os.write(descriptor, b"\n" + _line(journal_id, scope, wrapped))
-        os.close(descriptor)
+        with os.fdopen(os.open(home / FILE, flags, 0o600), "wb") as file:
+            # A line that a kill cut short ends here.
+            file.write(b"\n" + _line(journal_id, scope, wrapped))
     finally:
         lock.close()
 
@@ -62,6 +61,23 @@ def drop(home: Path, scope: str) -> None:
         journal, keys = read(home)
         if keys.pop(scope, None) is not None and journal is not None:
             write(home, journal, keys)
+    finally:
+        lock.close()
+
+
+def complete(home: Path, journal_id: str, stored: Callable[[], Mapping[str, bytes]]) -> None:
+    """Have the scopes that the queue has: a kill comes between a change there and the one here.
+
+    Of a scope that is in both, what is here stays: one of the two may be damaged.
+    """
+    lock = FileLock(home / "queue.lock")
+    try:
+        lock.wait()
+        said, copied = read(home)
+        keys = stored()
+        if copied.keys() != keys.keys() or said not in (None, journal_id):
+            kept = copied if said == journal_id else {}
+            write(home, journal_id, {**keys, **{s: kept[s] for s in keys.keys() & kept.keys()}})
     finally:
         lock.close()
 

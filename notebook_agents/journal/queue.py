@@ -15,6 +15,7 @@ from notebook_agents.journal import (
     compacted,
     damage,
     integrity,
+    keycopy,
     locks,
     mark,
     presence,
@@ -80,7 +81,7 @@ class Queue:
         integrity.refuse_empty(self.home)
         known = alone and integrity.at_rest(self.home)
         try:
-            self._meta = checked_meta(self._usable(), self.path)
+            self._meta = checked_meta(self._usable(), self.path, as_left=known)
             self.journal_id = str(self._meta["journal"])
             self.after_kill = alone and not known and self.bounds()[1] > 0
             self.trusted = alone and not self.after_kill
@@ -248,6 +249,8 @@ class Queue:
         said = mark.read(self.home)
         with suppress(OSError, sqlite3.Error, JournalError):
             seq, generation = self.bounds()[1], self.generation()
+            if said is None or said.digest is None:  # others that wrote may have been killed
+                keycopy.complete(self.home, self.journal_id, self.keys)
             self.rest()
             with closing(connect(self.path)) as connection:  # its end folds the log back
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock, ids, settings
 from notebook_agents.disk import fsync_directory, make_directory, write_whole
 from notebook_agents.errors import JournalFormatError, JournalWriteError
-from notebook_agents.journal import damage, integrity, locks
+from notebook_agents.journal import damage, integrity, lineage, locks
 from notebook_agents.journal.compacted import compacted_of
 from notebook_agents.journal.failures import cause, reason
 from notebook_agents.journal.records import FORMAT
@@ -144,8 +144,15 @@ def fill(path: Path, *, network: bool) -> None:
         connection.close()
 
 
-def checked_meta(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
+def checked_meta(
+    connection: sqlite3.Connection, path: Path, *, as_left: bool = False
+) -> dict[str, Any]:
     """Return what the table `meta` says.
+
+    Args:
+        connection: The queue.
+        path: Its file.
+        as_left: Whether the file is known to be as whoever closed it left it.
 
     Raises:
         JournalFormatError: It is no journal, or one of a newer version.
@@ -161,13 +168,16 @@ def checked_meta(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
                 f"{path} is a SQLite database but no journal: name another directory"
             )
         if version > FORMAT:
+            look = damage.check_command(path.parent)
+            damaged = "" if as_left else f"; or that number is damaged: `{look}` says whether it is"
             raise JournalFormatError(
                 f"the journal in {path.parent} has format {version} and this version of "
-                f"notebook-agents reads up to {FORMAT}: upgrade notebook-agents to open it"
+                f"notebook-agents reads up to {FORMAT}: upgrade notebook-agents to open it{damaged}"
             )
         meta = dict(connection.execute(query("queue.meta")).fetchall())
         int(meta["generation"]), int(meta["keys_deleted"]), meta["journal"]
-        lost_of(meta), json.loads(meta.get("keyless", "[]")), compacted_of(meta)
+        lost_of(meta), json.loads(meta.get("keyless", "[]"))
+        lineage.of(meta), compacted_of(meta)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
     except (KeyError, TypeError, ValueError) as error:  # a UnicodeDecodeError is one

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents.disk import fsync_directory, write_whole
 from notebook_agents.journal import archive as archives
-from notebook_agents.journal import compacted, heads, integrity, keycopy, mark
+from notebook_agents.journal import compacted, heads, integrity, keycopy, lineage, mark
 from notebook_agents.journal.inspection import Numbers
 from notebook_agents.journal.integrity import QUEUE
 from notebook_agents.journal.queue import Head
@@ -21,6 +21,8 @@ from notebook_agents.journal.records import sqlite_row
 from notebook_agents.journal.sql import query
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from notebook_agents.journal.records import Record
     from notebook_agents.journal.survey import Survey
 
@@ -163,7 +165,7 @@ def build(found: Survey, plan: Plan) -> None:
                 connection.execute(query("queue.append"), sqlite_row(record))
         if newest is not None and newest.seq <= taken:  # so that no number is given twice
             connection.execute(query("queue.append"), sqlite_row(newest))
-        _heads(connection, found)
+        write_heads(connection, found.inspection.implied, found.queue.heads)
         for scope, wrapped in plan.keys.items():
             connection.execute(query("queue.add_key"), {"scope": scope, "wrapped": wrapped})
         connection.execute("COMMIT")
@@ -216,6 +218,7 @@ def _meta(connection: sqlite3.Connection, found: Survey, plan: Plan) -> None:
         "journal": found.journal_id,
         "generation": plan.generation,
         "lost": json.dumps(whole.gaps(newest)),
+        lineage.KEY: lineage.branched(found.branches(), newest),
         "keyless": json.dumps(sorted(_scopes(found) - found.keys.wrapped.keys())),
     }
     if found.left_out:
@@ -227,12 +230,22 @@ def _meta(connection: sqlite3.Connection, found: Survey, plan: Plan) -> None:
         connection.execute(query("queue.set_meta"), {"key": key, "value": value})
 
 
-def _heads(connection: sqlite3.Connection, found: Survey) -> None:
-    """Write each thread's head as it was, or as its records say where it does not fit them."""
-    for thread, one in found.inspection.implied.items():
+def write_heads(
+    connection: sqlite3.Connection,
+    implied: Mapping[str, heads.Implied],
+    known: Mapping[str, dict[str, Any]],
+) -> None:
+    """Write each thread's head as it was, or as its records say where it does not fit them.
+
+    Args:
+        connection: The queue; it has no heads.
+        implied: What the records say, by thread.
+        known: Rows of the table `threads` as they were, by thread.
+    """
+    for thread, one in implied.items():
         if one.deleted:
             continue
-        old = found.queue.heads.get(thread)
+        old = known.get(thread)
         if old is not None and _fits(old, one):
             connection.execute(query("queue.copy_head"), [old[name] for name in Head.COLUMNS])
             continue

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from notebook_agents.journal import compacted, damage, pages
+from notebook_agents.journal import compacted, damage, lineage, pages
 from notebook_agents.journal.archive import make, quoted
 from notebook_agents.journal.failures import cause
 from notebook_agents.journal.queue import Head
@@ -70,6 +70,14 @@ class QueueRemains:
         try:
             return compacted.compacted_of(self.meta)
         except ValueError:
+            return []
+
+    @property
+    def branches(self) -> lineage.Branches:
+        """From which numbers on it went on anew, as far as that can be read."""
+        try:
+            return lineage.of(self.meta)
+        except (TypeError, ValueError):
             return []
 
 

@@ -319,7 +319,7 @@ def _survey(home: Path, progress: Callable[[int, int], None] | None) -> Survey:
         return found
     for backup in reversed(backups(home)):
         if found.journal_id in (None, backup.journal):
-            fuller = survey(home, progress, backup)
+            fuller = survey(home, progress, backup, given=found.expected)
             if fuller.one_history and len(fuller.inspection.whole) > len(found.inspection.whole):
                 fuller.brought = len(fuller.inspection.whole) - len(found.inspection.whole)
                 found.archive.close()

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from notebook_agents.journal import compacted, damage, integrity, keycopy, mark
+from notebook_agents.journal import compacted, damage, integrity, keycopy, lineage, mark
 from notebook_agents.journal.inspection import Finding, Inspection, Numbers, Severity, ranges_of
 from notebook_agents.journal.integrity import Seals
 from notebook_agents.journal.remains import ArchiveRemains, QueueRemains, read_queue
@@ -92,6 +92,9 @@ class Survey:
         findings: What is wrong.
         archive_whole: Whether that file opens and is this journal's.
         backup: A backup whose records are taken where those of the journal are not whole.
+        given: The newest number that is known without the backup; None where there is no backup.
+        until: The first number from which the backup is of another history, and does not take part;
+            None where it is of this one, as far as the two say.
         one_history: Whether the two have the same records, where both have one.
         brought: How many records only the backup has.
         left_out: The numbers that compactions left out: no backup brings them back.
@@ -113,6 +116,8 @@ class Survey:
     backup: Backup | None = None
     backup_queue: QueueRemains = field(default_factory=QueueRemains)
     backup_archive: ArchiveRemains | None = None
+    given: int | None = None
+    until: int | None = None
     one_history: bool = True
     brought: int = 0
     left_out: compacted.Ranges = field(default_factory=list)
@@ -128,7 +133,18 @@ class Survey:
     def _backups_records(self) -> list[Iterator[Record]]:
         if self.backup_archive is None:
             return []
-        return _records(self.backup_queue, self.backup_archive)
+        parts = _records(self.backup_queue, self.backup_archive)
+        if self.until is None:
+            return parts
+        before = self.until
+        return [(record for record in part if record.seq < before) for part in parts]
+
+    def branches(self) -> lineage.Branches:
+        """Return the branches that its records are of."""
+        theirs = self.backup_queue.branches
+        before = [one for one in theirs if self.until is None or one[0] < self.until]
+        given = [one for one in self.queue.branches if self.given is None or one[0] <= self.given]
+        return [*given, *before]
 
     def compare(self) -> None:
         """See whether the backup is of this history: after a restore a journal may go on anew."""
@@ -179,6 +195,8 @@ def survey(
     home: Path,
     progress: Callable[[int, int], None] | None = None,
     backup: Backup | None = None,
+    *,
+    given: int | None = None,
 ) -> Survey:
     """Read what is left of the journal in `home`; nobody may have it open.
 
@@ -186,6 +204,7 @@ def survey(
         home: The directory.
         progress: Is told how many records were looked at, and of how many.
         backup: A backup of it that takes part.
+        given: The newest number that is known without the backup.
     """
     said = mark.read(home)
     copied_id, copied = keycopy.read(home)
@@ -214,7 +233,10 @@ def survey(
         backup_queue=saved,
         backup_archive=None if backup is None else ArchiveRemains(backup.archive),
         left_out=compacted.joined(queue.compacted, archive.compacted),
+        given=given,
     )
+    if given is not None and "journal" in queue.meta and "journal" in saved.meta:
+        found.until = lineage.parting(queue.branches, saved.branches, given)
     _look(found, progress)
     _count(found, said)
     found.compare()

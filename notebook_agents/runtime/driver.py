@@ -195,7 +195,9 @@ class RunDriver:
             step.attempts = max(step.attempts, record.attempt or 1)
             step.failed, step.suspended, step.went_on = None, False, False
             step.proof = step.decision = None
-            for sibling in self._children.get(step.parent, ()):
+            outer = self._steps.get(step.parent or "")
+            over = outer is not None and outer.failed is not None  # a task that began too late
+            for sibling in () if over else self._children.get(step.parent, ()):
                 if sibling is not step and sibling.failed is not None:
                     sibling.went_on = True
         elif record.kind in (Kind.STEP_RETURNED, Kind.ROUTED):
