@@ -304,11 +304,11 @@ FROM records WHERE seq >= $low AND seq < $high ORDER BY seq DESC;
 -- Of a range of numbers all records, or those that are named, to the next generation's file.
 INSERT INTO compacted.records
 SELECT * FROM journal.records
-WHERE seq >= $low AND seq < $high AND ($all OR seq IN (SELECT unnest($kept::BIGINT[])))
-ORDER BY seq;
+WHERE seq >= $low AND seq < $high AND ($all OR seq IN (SELECT unnest($kept::BIGINT[])));
 
--- name: queue.scopes
-SELECT thread, scope, last_seq FROM threads;
+-- name: queue.moved
+-- Threads that were written to behind number `upto`, or that somebody has or had.
+SELECT thread, scope, last_seq FROM threads WHERE last_seq > $upto OR driver_pid IS NOT NULL;
 
 -- name: queue.compacted_head
 -- Of a thread some of whose records are gone.

@@ -140,7 +140,7 @@ class Archive:
                 while batch := self._queue.batch(after=mark, limit=_BATCH):
                     mark = take(connection, batch)
             except BaseException as error:
-                self._drop()
+                self.drop()
                 if damage.is_duckdb(error) and damage.of(error, self._queue.home) is None:
                     raise JournalWriteError(
                         f"{self.path} could not be written ({damage.first_line(error)}): nothing "
@@ -152,8 +152,8 @@ class Archive:
             fsync_directory(self._queue.home)  # DuckDB syncs its files, not their names
         return mark
 
-    def _drop(self) -> None:
-        """Let go of a connection that an error left in an unknown state."""
+    def drop(self) -> None:
+        """Let go of a connection that an error left in an unknown state, or whose file is old."""
         if self._kept is not None:
             self._kept.close()
             self._kept = self._connect()
@@ -216,7 +216,6 @@ class Archive:
         import duckdb
 
         generation = self._queue.generation()
-        compacted.finish(self._queue.home, generation)
         path = self._queue.home / compacted.archive_name(generation)
         connection = duckdb.connect()
         try:
@@ -228,6 +227,7 @@ class Archive:
             meta = self._check(connection)
             if meta.get("views") != _views_digest():  # another build made the file
                 _make_views(connection)
+            compacted.finish(self._queue.home, generation)  # this one has every record
         except duckdb.Error as error:
             connection.close()
             if "Could not set lock" in str(error):  # opened by hand, not through this package
@@ -245,18 +245,6 @@ class Archive:
             connection.close()
             raise
         return connection
-
-    def follow_generation(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Have a burst's connection use the file that is current from now on."""
-        try:
-            connection.execute("USE memory")
-            connection.execute("DETACH journal")
-            connection.execute(f"ATTACH '{quoted(self.path)}' AS journal")
-            connection.execute("USE journal")
-            self._check(connection)
-        except BaseException:
-            self._drop()
-            raise
 
     def _create(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         """Make an empty file of the current generation; it gets its name when it is whole.

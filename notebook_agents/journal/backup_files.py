@@ -21,8 +21,8 @@ from notebook_agents.errors import (
     KeyMissingError,
     NoJournalError,
 )
+from notebook_agents.journal import compacted
 from notebook_agents.journal.archive import BLOCK_BYTES, quoted
-from notebook_agents.journal.compacted import compacted_of
 from notebook_agents.journal.queue_file import FILE, connect, lost_between, lost_of
 from notebook_agents.journal.records import FORMAT, from_row, open_payload
 from notebook_agents.journal.sql import query
@@ -257,7 +257,7 @@ def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
             mark = connection.execute(query("archive.watermark")).fetchall()[0][0]
             if found != summary or told["journal"] != meta["journal"]:
                 raise _refused(folder, f"its {path.name} is not a copy of the journal's")
-            gone = lost_between([*lost, *compacted_of(meta)], found[1], found[2])
+            gone = lost_between([*lost, *compacted.of(meta)], found[1], found[2])
             if (found[0], found[2]) != (found[2] - found[1] + 1 - gone if found[0] else 0, mark):
                 raise _refused(
                     folder, f"DuckDB has {found[0]} records from {found[1]} to {found[2]} of {mark}"

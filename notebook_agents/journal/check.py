@@ -134,16 +134,16 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
     if trouble := queue.trouble(thorough=True):
         raise damage.found(journal.home, f"{QUEUE} fails its check ({trouble})")
     with queue.snapshot():  # of one moment: others may append, and delete threads
-        recent = list(queue.every())
+        recent = queue.living(queue.every())
         all_heads, stored = queue.heads(), queue.keys()
-    first = recent[0].seq if recent else 1
+        left_out = queue.compacted()
+        first = queue.bounds()[0] or 1
     seals = Seals(journal.id, journal.stored_key, stored)
     inspection = Inspection(seals)
     for record in _older(journal, first, len(recent), progress):
         inspection.take(record)
     for record in recent:
         inspection.take(record)
-    left_out = queue.compacted()
     inspection.settle(queue.lost(), left_out)
     result.records = len(inspection.whole) + len(inspection.closed)
     result.threads = len(all_heads)

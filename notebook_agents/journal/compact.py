@@ -12,21 +12,23 @@ Killed anywhere, the old generation is whole until that transaction, and the new
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from notebook_agents import clock
+from notebook_agents import clock, faults
 from notebook_agents.disk import fsync_directory, fsync_file
-from notebook_agents.errors import JournalBusyError
+from notebook_agents.errors import JournalBusyError, JournalWriteError
+from notebook_agents.faults import Fault
 from notebook_agents.journal import compacted, integrity, keycopy
 from notebook_agents.journal.archive import make, quoted, say_left_out, take
 from notebook_agents.journal.claims import head_of
-from notebook_agents.journal.copying import NEEDED
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.locks import FileLock
 from notebook_agents.journal.records import Claim, Draft
+from notebook_agents.journal.sieve import Plan, Sieve
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.trimming import trim
 from notebook_agents.model import Kind
@@ -34,7 +36,7 @@ from notebook_agents.sealing import DataKey
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import duckdb
@@ -42,16 +44,15 @@ if TYPE_CHECKING:
     from notebook_agents.journal.archive import Archive
     from notebook_agents.journal.keys import Keys
     from notebook_agents.journal.log import Log
-    from notebook_agents.journal.queue import Head
     from notebook_agents.journal.store import Journal
     from notebook_agents.journal.writer import Writer
 
     Progress = Callable[[int, int], None]
 
-_SLICE = 100_000  # numbers that are looked at, or copied, in one burst: others want to read too
-_BATCH = 20_000
+_SLICE = 20_000  # numbers that are looked at, or copied, in one burst: others want to read too
 _TRIES = 4
 _WAIT_SECONDS = 30.0
+_RECORD_BYTES = 128  # what a record takes beside its payload, about
 _FOLD_TRIES, _FOLD_PAUSE = 100, 0.02  # readers keep SQLite from folding its log for a moment
 _ASIDE = (".damaged-", ".replaced-")
 
@@ -106,142 +107,12 @@ def compact(
                 )
             lock.write_holder()
             compacted.sweep(journal.home)
-            return work.look() if dry_run else work.run()
+            try:
+                return work.look() if dry_run else work.run()
+            finally:
+                compacted.sweep(journal.home)
     finally:
         lock.close()
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What of the records up to a number goes.
-
-    Attributes:
-        upto: The number.
-        gone: The ranges of numbers that go, in order.
-        count: How many records those are.
-        bytes: What their payloads take.
-        of_scope: How many of them are parts of values, by the scope: of threads that there are.
-        of_thread: How many of them each thread has.
-        first: The first record that each thread keeps.
-    """
-
-    upto: int
-    gone: compacted.Ranges = field(default_factory=list)
-    count: int = 0
-    bytes: int = 0
-    of_scope: dict[str, int] = field(default_factory=dict)
-    of_thread: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
-
-    def leave_out(self, seq: int, thread: str, size: int) -> None:
-        """Have a record go; of several the newest first."""
-        if self.gone and self.gone[-1][0] == seq + 1:
-            self.gone[-1] = (seq, self.gone[-1][1])
-        else:
-            self.gone.append((seq, seq))
-        self.count += 1
-        self.bytes += size
-        self.of_thread[thread] = self.of_thread.get(thread, 0) + 1
-
-    def keep(self, seq: int, thread: str) -> None:
-        """Have a record stay."""
-        self.first[thread] = min(seq, self.first.get(thread, seq))
-
-
-class _Sieve:
-    """Decides about records, the newest first: by then all that refer to one have been seen.
-
-    Args:
-        upto: The newest number that is looked at.
-        heads: The threads that there are.
-        spared: Scopes that somebody may be using: parts of values stay.
-        before: What earlier compactions left out.
-        deletions: Number, thread, name and references of all deletions, the oldest first.
-        ends: Each thread's newest number.
-    """
-
-    def __init__(
-        self,
-        upto: int,
-        heads: Iterable[Head],
-        spared: set[str],
-        before: compacted.Ranges,
-        deletions: Iterable[tuple[int, str, str | None, list[int] | None]],
-        ends: dict[str, int],
-    ) -> None:
-        self.plan = _Plan(upto)
-        self._heads = {head.thread: head for head in heads}
-        self._unfinished = {
-            head.thread: head.run
-            for head in self._heads.values()
-            if not head.info().status.finished
-        }
-        self._scopes = {head.scope for head in self._heads.values()}
-        self._spared = spared
-        self._before = before
-        self._ends = ends
-        self._deleted: dict[str, int] = {}
-        self._hidden: dict[str, set[int]] = {}
-        self._wanted: set[int] = set()
-        self._undecided: list[tuple[int, str, list[int] | None, int]] = []
-        for seq, thread, name, refs in deletions:
-            if not refs:
-                self._deleted[thread] = seq
-                continue
-            hidden = self._hidden.setdefault(thread, set())
-            if name == NEEDED:
-                hidden.difference_update(refs)
-            else:
-                hidden.update(refs)
-
-    def take(self, row: tuple[Any, ...]) -> None:
-        """Decide about the next older record; about deletions at the end."""
-        seq, kind, thread, scope, run, refs, size = row
-        if kind == Kind.DELETION:
-            self._undecided.append((seq, thread, refs, size))
-            return
-        plan = self.plan
-        if seq in self._wanted or not self._may_go(seq, kind, thread, scope, run):
-            plan.keep(seq, thread)
-            self._wanted.discard(seq)
-            self._wanted.update(refs or ())
-            return
-        plan.leave_out(seq, thread, size)
-        dead = seq < self._deleted.get(thread, 0) and kind != Kind.CHUNK
-        if scope in self._scopes and not dead:
-            plan.of_scope[scope] = plan.of_scope.get(scope, 0) + 1
-
-    def _may_go(self, seq: int, kind: str, thread: str, scope: str, run: int | None) -> bool:
-        if seq == self.plan.upto or (thread in self._heads and seq == self._ends[thread]):
-            return False  # numbers and heads go up to there
-        dead = seq < self._deleted.get(thread, 0)
-        if kind == Kind.CHUNK:
-            return scope not in self._spared and (dead or thread in self._heads)
-        if dead:
-            return True
-        if scope in self._spared or seq not in self._hidden.get(thread, ()):
-            return False
-        return run is None or self._unfinished.get(thread) != run
-
-    def decided(self) -> _Plan:
-        """Return the plan, when every record was taken."""
-        plan, others = self.plan, _Plan(self.plan.upto)
-        gone = compacted.joined(self._before, plan.gone)
-        for seq, thread, refs, size in sorted(self._undecided, reverse=True):
-            if refs and seq > self._deleted.get(thread, 0):
-                idle = all(compacted.within(gone, ref) for ref in refs)
-            else:  # what it ended is not there any more
-                idle = bool(refs) or plan.first.get(thread, seq) >= seq
-            last = seq == plan.upto or (thread in self._heads and seq == self._ends[thread])
-            if idle and not last:
-                others.leave_out(seq, thread, size)
-                plan.of_thread[thread] = plan.of_thread.get(thread, 0) + 1
-            else:
-                plan.keep(seq, thread)
-        plan.gone = compacted.joined(plan.gone, others.gone)
-        plan.count += others.count
-        plan.bytes += others.bytes
-        return plan
 
 
 class _Compactor:
@@ -280,14 +151,18 @@ class _Compactor:
                 spared = {head.scope for head in self._queue.heads()}
             plan = self._plan(spared)
             building = self._build(plan)
+            faults.hit(Fault.COMPACT_BUILT)
             in_use = self._exchange(plan, building)
             if not in_use:
                 break
             spared |= in_use
+        with self._archive.burst():
+            pass  # it compares the new file with the queue, and the old one is removed
+        faults.hit(Fault.COMPACT_REMOVED)
         trim(self._writer, self._queue, self._reached)
+        faults.hit(Fault.COMPACT_TRIMMED)
         erased = self._erase()
-        if keycopy.read(self._home)[1].keys() - self._queue.keys().keys():
-            keycopy.renew(self._home, self._journal.id, self._queue.keys)
+        keycopy.complete(self._home, self._journal.id, self._queue.keys)
         return self._said(plan, size, self._bytes(), erased=erased)
 
     # -- what goes -----------------------------------------------------------------------------
@@ -313,14 +188,14 @@ class _Compactor:
             self._keys.forget("")
             self._journal.driving.discard("")
 
-    def _plan(self, spared: set[str]) -> _Plan:
+    def _plan(self, spared: set[str]) -> Plan:
         upto = self._journal.ingest()
         heads, before = self._queue.heads(), self._queue.compacted()
         with self._archive.burst() as connection:
             asked = {"upto": upto}
             deletions = connection.execute(query("archive.deletions"), asked).fetchall()
             ends = dict(connection.execute(query("archive.ends"), asked).fetchall())
-        sieve = _Sieve(upto, heads, spared, before, deletions, ends)
+        sieve = Sieve(upto, heads, spared, before, deletions, ends)
         for high in range(upto + 1, 1, -_SLICE):
             asked = {"low": max(1, high - _SLICE), "high": high}
             with self._archive.burst() as connection:
@@ -332,14 +207,15 @@ class _Compactor:
 
     # -- the new file --------------------------------------------------------------------------
 
-    def _build(self, plan: _Plan) -> Path:
+    def _build(self, plan: Plan) -> Path:
         """Copy what stays of the records that the plan is about."""
         import duckdb
 
+        self._refuse_without_room(plan)
         generation = max([self._journal.generation, *integrity.archives(self._home)]) + 1
         building = self._home / f"{compacted.BUILDING}{compacted.archive_name(generation)}"
         compacted.remove(building)  # of a try before this one
-        with closing(duckdb.connect()) as connection:
+        with self._archive.lingering(), closing(duckdb.connect()) as connection:  # forks wait
             make(connection, building, self._journal.id)
             connection.execute("USE memory")
             connection.execute("DETACH journal")
@@ -347,14 +223,40 @@ class _Compactor:
             high = min(low + _SLICE, plan.upto + 1)
             gone = [pair for pair in plan.gone if pair[1] >= low and pair[0] < high]
             kept = _others(gone, low, high)
-            if kept or not gone:
-                asked = {"low": low, "high": high, "all": not gone, "kept": kept}
-                with self._archive.burst() as connection, _attached(connection, building):
+            if kept:
+                asked = {"low": low, "high": high, "all": not gone, "kept": kept if gone else []}
+                with self._with(building) as connection:
                     connection.execute(query("archive.copy"), asked)
             self._progress(plan.upto + high - 1, 2 * plan.upto)
         return building
 
-    def _exchange(self, plan: _Plan, building: Path) -> set[str]:
+    def _refuse_without_room(self, plan: Plan) -> None:
+        """Fail before others meet the full disk, too.
+
+        Raises:
+            JournalWriteError: The new file would not fit beside the old one.
+        """
+        wanted = plan.kept_bytes + (plan.upto - plan.count) * _RECORD_BYTES
+        free = shutil.disk_usage(self._home).free
+        if free < wanted:
+            raise JournalWriteError(
+                f"there is no room to compact {self._home}: it takes about {wanted:,} bytes beside "
+                f"the file that is there, and {free:,} are free: free some space, then try again"
+            )
+
+    @contextmanager
+    def _with(self, building: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Have a burst with a file as its database `compacted`."""
+        with self._archive.burst() as connection:
+            try:
+                connection.execute(f"ATTACH '{quoted(building)}' AS compacted")
+                yield connection
+                connection.execute("DETACH compacted")
+            except BaseException:
+                self._archive.drop()
+                raise
+
+    def _exchange(self, plan: Plan, building: Path) -> set[str]:
         """Make the new file the current one, under DuckDB's lock.
 
         Returns:
@@ -362,50 +264,63 @@ class _Compactor:
         """
         old = self._journal.generation
         new = self._home / building.name.removeprefix(compacted.BUILDING)
+        generation = int(new.name.split(".")[1])
         gone = compacted.joined(self._queue.compacted(), plan.gone)
-        with self._archive.burst() as connection:
-            compacted.finish(self._home, old)
-            with _attached(connection, building):
+        with self._archive.burst():
+            with self._with(building) as connection:
                 self._complete(connection, plan, gone)
             fsync_file(building)
-            generation = int(new.name.split(".")[1])
+            with self._with(building) as connection:
+                self._read_back(connection, gone)
             compacted.note(self._home, before=old, after=generation)
-            building.rename(new)
-            fsync_directory(self._home)
+            faults.hit(Fault.COMPACT_NOTED)
             try:
+                building.rename(new)
+                fsync_directory(self._home)
+                faults.hit(Fault.COMPACT_RENAMED)
                 in_use = self._switch(plan, generation, gone)
+                faults.hit(Fault.COMPACT_SWITCHED)
                 self._writer.flush(durable=True)
             finally:  # whatever was raised, the queue says which one counts
-                if self._journal.generation != old:
-                    self._archive.follow_generation(connection)
-            compacted.finish(self._home, self._journal.generation)
+                if self._journal.generation == old:
+                    compacted.finish(self._home, old)
+                else:
+                    self._archive.drop()
         return in_use
 
     def _complete(
-        self, connection: duckdb.DuckDBPyConnection, plan: _Plan, gone: compacted.Ranges
+        self, connection: duckdb.DuckDBPyConnection, plan: Plan, gone: compacted.Ranges
     ) -> None:
         """Add what came meanwhile, and what the file says of itself."""
         mark = self._archive.watermark(connection)
         asked = {"low": plan.upto + 1, "high": mark + 1, "all": True, "kept": []}
         connection.execute(query("archive.copy"), asked)
         connection.execute("USE compacted")
-        try:
-            if mark:
-                connection.execute(query("archive.mark"), {"seq": mark, "ts": clock.now_us()})
-            more = True
-            while more and (batch := self._queue.batch(after=mark, limit=_BATCH)):
-                mark = take(connection, batch)
-                more = len(batch) == _BATCH  # else what comes from now on stays in the queue
-            say_left_out(connection, gone)
-            count, newest = connection.execute(query("archive.extent")).fetchall()[0]
-            without = compacted.count(gone)
-            integrity.watermark(self._queue, mark=mark, count=count, newest=newest, without=without)
-            connection.execute("CHECKPOINT compacted")
-            self._reached, self._left = mark, count
-        finally:
-            connection.execute("USE journal")
+        if mark:
+            connection.execute(query("archive.mark"), {"seq": mark, "ts": clock.now_us()})
+        more = True
+        while more and (batch := self._queue.batch(after=mark, limit=_SLICE)):
+            mark = take(connection, batch)
+            more = len(batch) == _SLICE  # else what comes from now on stays in the queue
+        say_left_out(connection, gone)
+        connection.execute("CHECKPOINT compacted")
+        connection.execute("USE journal")
 
-    def _switch(self, plan: _Plan, generation: int, gone: compacted.Ranges) -> set[str]:
+    def _read_back(self, connection: duckdb.DuckDBPyConnection, gone: compacted.Ranges) -> None:
+        """See whether the new file has all that it should have."""
+        connection.execute("USE compacted")
+        self._left, newest = connection.execute(query("archive.extent")).fetchall()[0]
+        self._reached = self._archive.watermark(connection)
+        connection.execute("USE journal")
+        integrity.watermark(
+            self._queue,
+            mark=self._reached,
+            count=self._left,
+            newest=newest,
+            without=compacted.count(gone),
+        )
+
+    def _switch(self, plan: Plan, generation: int, gone: compacted.Ranges) -> set[str]:
         """Say in one transaction which file counts, and what the heads have now."""
         heads = [
             {"thread": thread, "gone": count, "first": plan.first.get(thread, 0)}
@@ -428,16 +343,15 @@ class _Compactor:
             log.committed()
         return in_use
 
-    def _in_use(self, connection: sqlite3.Connection, plan: _Plan) -> set[str]:
+    def _in_use(self, connection: sqlite3.Connection, plan: Plan) -> set[str]:
         """Return the scopes of what goes that somebody wrote to, or took up, since it was planned.
 
         Whoever did may refer to what is left out: what was read is known by its number.
         """
         found = set[str]()
-        for thread, scope, last in (
-            connection.execute(query("queue.scopes")) if plan.of_scope else ()
-        ):
-            if scope in plan.of_scope and scope not in found:
+        moved = connection.execute(query("queue.moved"), {"upto": plan.upto}).fetchall()
+        for thread, scope, last in moved:
+            if scope in plan.scopes and scope not in found:
                 head = head_of(connection, thread)
                 if last > plan.upto or (head is not None and head.driven):
                     found.add(scope)
@@ -479,7 +393,7 @@ class _Compactor:
         return sum(path.stat().st_size for path in files if not path.name.endswith("-shm"))
 
     def _said(
-        self, plan: _Plan, before: int, after: int, *, dry_run: bool = False, erased: bool = False
+        self, plan: Plan, before: int, after: int, *, dry_run: bool = False, erased: bool = False
     ) -> Compaction:
         elsewhere = [path for path in self._home.iterdir() if _aside(path)]
         elsewhere += (self._home / "backups").glob("[!.]*")
@@ -495,16 +409,6 @@ class _Compactor:
             erased=erased,
             elsewhere=tuple(sorted(str(path.relative_to(self._home)) for path in elsewhere)),
         )
-
-
-@contextmanager
-def _attached(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[None]:
-    """Have a file at hand as database `compacted`."""
-    connection.execute(f"ATTACH '{quoted(path)}' AS compacted")
-    try:
-        yield
-    finally:
-        connection.execute("DETACH compacted")
 
 
 def _others(gone: compacted.Ranges, low: int, high: int) -> list[int]:

@@ -56,7 +56,7 @@ def unpack(packed: str) -> Ranges:
     return ranges
 
 
-def compacted_of(meta: Mapping[str, Any]) -> Ranges:
+def of(meta: Mapping[str, Any]) -> Ranges:
     """Return the ranges of numbers that compactions left out, from what `meta` says."""
     return unpack(str(meta.get(KEY, "")))
 
@@ -110,14 +110,21 @@ def finish(home: Path, generation: int) -> None:
     log = home / "queue.sqlite-wal"
     if log.exists():  # whoever made it current may have died before it was on disk
         fsync_file(log)
-    said = json.loads((home / NOTE).read_bytes())
-    both = {said["before"], said["after"]}
+    both = _noted(home)
     if generation in both and (home / archive_name(generation)).exists():
         for other in both - {generation}:
             remove(home / archive_name(other))
         fsync_directory(home)
     (home / NOTE).unlink()
     fsync_directory(home)
+
+
+def _noted(home: Path) -> set[int]:
+    try:
+        said = json.loads((home / NOTE).read_bytes())
+        return {int(said["before"]), int(said["after"])}
+    except (KeyError, TypeError, ValueError):  # it is damaged: `check` names the file that is left
+        return set()
 
 
 def sweep(home: Path) -> None:
@@ -143,14 +150,14 @@ class Stale:
     refused. A compaction spares what living drivers may refer to, so that this meets hardly anyone.
 
     Args:
-        generation: When the journal was opened.
+        meta: What the queue said of itself when it was opened.
         forgotten: Told the new generation when there was a compaction; it must not wait.
     """
 
-    def __init__(self, generation: int, forgotten: Callable[[int], object]) -> None:
-        self._generation = generation
+    def __init__(self, meta: Mapping[str, Any], forgotten: Callable[[int], object]) -> None:
+        self._generation = int(meta["generation"])
         self._forgotten = forgotten
-        self._gone: Ranges = []
+        self._gone = of(meta)  # the queue has some of it until it is trimmed
         self._ended: set[tuple[str, int]] = set()
 
     def refuse(
@@ -167,7 +174,7 @@ class Stale:
             tickets: What is to be written.
         """
         if generation != self._generation:
-            self._gone = compacted_of(dict(connection.execute(query("queue.meta")).fetchall()))
+            self._gone = of(dict(connection.execute(query("queue.meta")).fetchall()))
             self._generation = generation
             self._forgotten(generation)
         if not self._gone:

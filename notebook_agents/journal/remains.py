@@ -68,7 +68,7 @@ class QueueRemains:
     def compacted(self) -> compacted.Ranges:
         """What compactions left out."""
         try:
-            return compacted.compacted_of(self.meta)
+            return compacted.of(self.meta)
         except ValueError:
             return []
 

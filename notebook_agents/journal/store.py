@@ -82,12 +82,12 @@ class Journal:
         self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
         self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
-        self._generation = self._queue.generation()
+        self._generation = int(self._queue.meta["generation"])
         self._writer = Writer(
             self._queue.path,
             journal_id=self.id,
             keys=self._keys,
-            stale=Stale(self._generation, self._forget_numbers),
+            stale=Stale(self._queue.meta, self._forget_numbers),
             after_commit=self._after_commit,
         )
         self._wrapped = WrappedKeys(self._queue, self._writer)
@@ -351,7 +351,7 @@ class Journal:
             if chunks is None:
                 there = self._queue.scope_users(scope) > 0
                 records = self.select(scope=scope, kinds=[Kind.CHUNK]) if there else []
-                known = {record.digest: record.seq for record in records if record.digest}
+                known = {one.digest: one.seq for one in self._queue.living(records) if one.digest}
                 chunks = self._chunks[scope] = Chunks(self.data_key(scope), known)
             return chunks
 
@@ -413,20 +413,17 @@ class Journal:
     ) -> Compaction:
         """Rewrite the files without what was deleted or pruned; others may use them meanwhile.
 
-        Appends wait for `Compaction.pause_ms`. Backups, and what was put aside, stay as they are.
-
         Args:
             dry_run: Only say what would go.
             progress: Is told how far it is, and of how much.
 
         Raises:
             JournalBusyError: Another process compacts it, or keeps DuckDB open.
-            JournalDamagedError, JournalWriteError: The journal is as it was.
+            JournalDamagedError, JournalWriteError: It could not be finished; nothing is lost.
         """
         from notebook_agents.journal.compact import compact
 
-        self._check_open()
-        parts = (self._archive, self._writer, self._keys)
+        parts = self._archive, self._writer, self._keys
         return compact(self, *parts, dry_run=dry_run, progress=progress)
 
     def burst(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -561,8 +558,7 @@ class Journal:
         return f"<Journal {self.home} {'closed' if self._closed else self.mode}>"
 
     def _forget_numbers(self, generation: int) -> None:
-        """After a compaction: what was known by number may be gone."""
-        self._generation = generation
+        self._generation = generation  # a compaction took away what is known by number
         self._chunks.clear()
 
     def _prepare(self, drafts: Sequence[Draft]) -> bool:
