@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,15 @@ from notebook_agents.errors import (
     JournalFormatError,
     KeyMissingError,
     NoJournalError,
+    SealError,
 )
 from notebook_agents.journal import compacted
 from notebook_agents.journal.archive import BLOCK_BYTES, quoted
+from notebook_agents.journal.integrity import shredded
 from notebook_agents.journal.queue_file import FILE, connect, lost_between, lost_of
 from notebook_agents.journal.records import FORMAT, from_row, open_payload
 from notebook_agents.journal.sql import query
+from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -215,6 +218,8 @@ class Seen:
     last: int
     threads: int
     seals: int | None
+    closed: list[tuple[Record, SealError]] = field(default_factory=list)
+    deletions: list[Record] = field(default_factory=list)
 
 
 def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
@@ -268,6 +273,9 @@ def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
             _open_all(journal, (r for r in rest if r.seq < first or not last), seen)
     except duckdb.Error as error:
         raise _refused(folder, f"DuckDB: {str(error).splitlines()[0]}") from error
+    for record, error in seen.closed:
+        if not shredded(record, seen.deletions):
+            raise error
     return seen
 
 
@@ -277,7 +285,7 @@ def _records(cursor: Any) -> Iterator[Record]:
 
 
 def _open_all(journal: Journal, records: Iterable[Record], seen: Seen) -> None:
-    """Open every record whose key there is; a deleted thread has none."""
+    """Open every record whose key there is; a deleted thread has none, or by now another one."""
     keys: dict[str, DataKey | None] = {}
     for record in records:
         if record.scope not in keys:
@@ -287,11 +295,16 @@ def _open_all(journal: Journal, records: Iterable[Record], seen: Seen) -> None:
             except KeyMissingError:
                 seen.seals = None
                 return
+        if record.kind is Kind.DELETION and not record.refs:
+            seen.deletions.append(record)
         key = keys[record.scope]
         if key is not None:
-            open_payload(record, journal_id=journal.id, key=key)
-            if seen.seals is not None:
-                seen.seals += 1
+            try:
+                open_payload(record, journal_id=journal.id, key=key)
+            except SealError as error:
+                seen.closed.append((record, error))
+            else:
+                seen.seals = None if seen.seals is None else seen.seals + 1
 
 
 def _refused(folder: Path, what: str) -> JournalDamagedError:

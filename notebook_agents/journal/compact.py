@@ -272,9 +272,9 @@ class _Compactor:
             fsync_file(building)
             with self._with(building) as connection:
                 self._read_back(connection, gone)
-            compacted.note(self._home, before=old, after=generation)
-            faults.hit(Fault.COMPACT_NOTED)
             try:
+                compacted.note(self._home, before=old, after=generation)
+                faults.hit(Fault.COMPACT_NOTED)
                 building.rename(new)
                 fsync_directory(self._home)
                 faults.hit(Fault.COMPACT_RENAMED)

@@ -102,8 +102,7 @@ class Journal:
         self._burst_thread: threading.Thread | None = None
         self._ingested_at = self._queue.bounds()[0]
         self._closed = self._closing = False
-        self._holds = 0
-        self._holding = threading.Lock()
+        self._holding, self._holds = threading.Lock(), 0
         open_journals.add(self)
 
     @classmethod
