@@ -121,35 +121,55 @@ def test_killed_and_looked_at(home: Path, fault: Fault, dies: Callable[..., None
         assert files(home) == {f"journal.{journal.generation}.duckdb"}
 
 
-@pytest.mark.parametrize("lost", ["queue.sqlite", "*.duckdb", "compact.json"])
-@pytest.mark.parametrize(
-    "fault", [Fault.COMPACT_NOTED, Fault.COMPACT_RENAMED, Fault.COMPACT_SWITCHED]
-)
-def test_killed_and_damaged(home: Path, fault: Fault, lost: str, dies: Callable[..., None]) -> None:
-    """A repair finds the living records, and brings back none of the others."""
+OTHER = {
+    Fault.COMPACT_NOTED: ".compacting.journal.2.duckdb",
+    Fault.COMPACT_RENAMED: "journal.2.duckdb",
+    Fault.COMPACT_SWITCHED: "journal.1.duckdb",
+}
+"""The file that does not count where a compaction was killed."""
+
+
+@pytest.mark.parametrize("fault", OTHER)
+def test_killed_and_the_other_file_damaged(
+    home: Path, fault: Fault, dies: Callable[..., None]
+) -> None:
+    """The file that does not count is not looked at."""
+    fill(home)
+    dies(lambda: compacting(home, fault, kill))
+    (home / OTHER[fault]).write_bytes(b"nothing" * 4096)
+    whole(home)
+
+
+@pytest.mark.parametrize("fault", OTHER)
+def test_killed_and_the_queue_lost(home: Path, fault: Fault, dies: Callable[..., None]) -> None:
+    """A repair finds the living records, and brings back none of those that are gone."""
     fill(home)
     with na.Journal.open(home) as journal:
-        last = journal.newest()
+        last = journal.ingest()
     dies(lambda: compacting(home, fault, kill))
-    for path in home.glob(lost):
-        path.write_bytes(b"nothing" * 4096)
-    if lost == "*.duckdb":
-        made = repair(home)
-        assert made.sound
-        assert not [one for one in made.lost if one.thread in (STAYS, "copy", "plain", "pruned")]
-        return
-    if lost == "queue.sqlite":
-        (home / lost).unlink()
-        assert repair(home).lost == ()
+    (home / "queue.sqlite").unlink()
+    made = repair(home)
+    assert (made.sound, made.lost) == (True, [])
     with na.Journal.open(home) as journal:
         assert journal.newest() >= last
         assert journal.head(GONE) is None
-    if lost == "compact.json":  # which file counts is known; the other is left, and said to be
-        with na.Journal.open(home) as journal:
-            journal.compact()
-        assert not (home / lost).exists()
-    else:
-        whole(home)
+    for path in [path for path in home.iterdir() if ".damaged-" in path.name]:
+        path.unlink()
+    whole(home)
+
+
+@pytest.mark.parametrize("fault", [Fault.COMPACT_RENAMED, Fault.COMPACT_SWITCHED])
+def test_killed_and_the_note_damaged(home: Path, fault: Fault, dies: Callable[..., None]) -> None:
+    """The queue says which file counts; the other one is left, and named."""
+    fill(home)
+    dies(lambda: compacting(home, fault, kill))
+    (home / "compact.json").write_bytes(b"nothing")
+    with na.Journal.open(home) as journal:
+        assert journal.compact().generation == 3
+        assert grow(journal, STAYS) == [line(1), line(2)]
+    left = {Fault.COMPACT_RENAMED: "journal.2.duckdb", Fault.COMPACT_SWITCHED: "journal.1.duckdb"}
+    assert files(home) == {"journal.3.duckdb", left[fault]}
+    assert [left[fault] in finding.what for finding in check(home).findings] == [True]
 
 
 @pytest.mark.parametrize("newer", [True, False])
