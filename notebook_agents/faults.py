@@ -58,9 +58,9 @@ class Fault(StrEnum):
     COMPACT_SWITCHED = "compact.switched"
     """The queue says that the new file counts; that may not be on disk."""
     COMPACT_REMOVED = "compact.removed"
-    """The old file is gone; the queue has records that the new one does not have."""
+    """The old file is gone; the new one and the queue both have some records."""
     COMPACT_TRIMMED = "compact.trimmed"
-    """They have left the queue, whose file may still hold their bytes."""
+    """They have left the queue, whose file may still hold bytes of those that are gone."""
 
 
 _armed: Callable[[Fault], None] | None = None

@@ -152,6 +152,19 @@ def test_values_of_a_deleted_thread_stay_for_its_fork(home: Path) -> None:
     assert check(home).findings == []
 
 
+def test_a_thread_that_was_made_anew_counts_its_own_records(home: Path) -> None:
+    """Those that go were counted by the head that its deletion took, not by the one of now."""
+    with na.Journal.open(home) as journal:
+        grow(journal, "t", *range(10))
+        journal.delete_thread("t")
+        grow(journal, "t", 100, 101)
+        journal.compact()
+        head = journal.head("t")
+        assert head is not None
+        assert head.records == len(journal.select(thread="t")) > 0
+    assert check(home).findings == []
+
+
 def test_a_process_that_knew_pruned_values_goes_on(
     home: Path, journal: na.Journal, forked: Callable[..., int]
 ) -> None:

@@ -273,9 +273,9 @@ def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
             _open_all(journal, (r for r in rest if r.seq < first or not last), seen)
     except duckdb.Error as error:
         raise _refused(folder, f"DuckDB: {str(error).splitlines()[0]}") from error
-    for record, error in seen.closed:
+    for record, why in seen.closed:
         if not shredded(record, seen.deletions):
-            raise error
+            raise why
     return seen
 
 

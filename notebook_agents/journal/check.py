@@ -134,10 +134,10 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
     if trouble := queue.trouble(thorough=True):
         raise damage.found(journal.home, f"{QUEUE} fails its check ({trouble})")
     with queue.snapshot():  # of one moment: others may append, and delete threads
-        recent = queue.living(queue.every())
+        recent = list(queue.every())
         all_heads, stored = queue.heads(), queue.keys()
         left_out = queue.compacted()
-        first = queue.bounds()[0] or 1
+    first = recent[0].seq if recent else 1
     seals = Seals(journal.id, journal.stored_key, stored)
     inspection = Inspection(seals)
     for record in _older(journal, first, len(recent), progress):

@@ -189,7 +189,7 @@ class _Compactor:
             self._journal.driving.discard("")
 
     def _plan(self, spared: set[str]) -> Plan:
-        upto = self._journal.ingest()
+        upto = self._journal.ingest()  # so the queue has nothing of what goes: the newest one stays
         heads, before = self._queue.heads(), self._queue.compacted()
         with self._archive.burst() as connection:
             asked = {"upto": upto}

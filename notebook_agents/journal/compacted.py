@@ -150,14 +150,14 @@ class Stale:
     refused. A compaction spares what living drivers may refer to, so that this meets hardly anyone.
 
     Args:
-        meta: What the queue said of itself when it was opened.
+        generation: When the journal was opened.
         forgotten: Told the new generation when there was a compaction; it must not wait.
     """
 
-    def __init__(self, meta: Mapping[str, Any], forgotten: Callable[[int], object]) -> None:
-        self._generation = int(meta["generation"])
+    def __init__(self, generation: int, forgotten: Callable[[int], object]) -> None:
+        self._generation = generation
         self._forgotten = forgotten
-        self._gone = of(meta)  # the queue has some of it until it is trimmed
+        self._gone: Ranges = []
         self._ended: set[tuple[str, int]] = set()
 
     def refuse(

@@ -275,8 +275,6 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
         broken = broken | altered(queue.home, queue.journal_id, queue.keys())
     if broken:
         raise damage.found(queue.home, f"the key of scope {min(broken)!r} is altered")
-    living = {thread: queue.living(records) for thread, records in threads.items()}
-    threads = {thread: records for thread, records in living.items() if records}
     _heads_of(queue, threads)
     if first <= 1:
         _compare(queue, implied([], sorted_by_number(threads)))
@@ -308,7 +306,7 @@ def heads(queue: Queue, connection: duckdb.DuckDBPyConnection) -> None:
     """
     recent = list(queue.every())
     before = recent[0].seq if recent else 1
-    _compare(queue, implied(archived(connection, before), queue.living(recent)))
+    _compare(queue, implied(archived(connection, before), recent))
 
 
 def _compare(queue: Queue, records_say: dict[str, Implied]) -> None:

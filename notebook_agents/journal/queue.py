@@ -80,9 +80,8 @@ class Queue:
         integrity.refuse_empty(self.home)
         known = alone and integrity.at_rest(self.home)
         try:
-            self.meta = checked_meta(self._usable(), self.path, as_left=known)
-            self._left_out = int(self.meta["generation"]), compacted.of(self.meta)
-            self.journal_id = str(self.meta["journal"])
+            self._meta = checked_meta(self._usable(), self.path, as_left=known)
+            self.journal_id = str(self._meta["journal"])
             self.after_kill = alone and not known and self.bounds()[1] > 0
             self.trusted = alone and not self.after_kill
             integrity.behind(self)
@@ -117,23 +116,15 @@ class Queue:
 
     def compacted(self) -> list[tuple[int, int]]:
         """Return the ranges of numbers that compactions left out, as it is now."""
-        if self.generation() != self._left_out[0]:
-            meta = dict(self._all("queue.meta"))
-            self._left_out = int(meta["generation"]), compacted.of(meta)
-        return self._left_out[1]
-
-    def living(self, records: Iterable[Record]) -> list[Record]:
-        """Leave out what a compaction left out: killed, it did not get to trim the queue."""
-        gone = self.compacted()
-        return [record for record in records if not compacted.within(gone, record.seq)]
+        return compacted.of(dict(self._all("queue.meta")))
 
     def lost(self) -> list[tuple[int, int]]:
         """Return the ranges of numbers that a repair found nowhere."""
-        return lost_of(self.meta)
+        return lost_of(self._meta)
 
     def keyless(self) -> set[str]:
         """Return the scopes whose keys a repair found nowhere."""
-        return set(json.loads(self.meta.get("keyless", "[]")))
+        return set(json.loads(self._meta.get("keyless", "[]")))
 
     def trouble(self, *, thorough: bool = False) -> str | None:
         """Return what SQLite's own check finds wrong with the file's structure, or None."""

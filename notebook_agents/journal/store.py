@@ -82,12 +82,12 @@ class Journal:
         self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
         self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
-        self._generation = int(self._queue.meta["generation"])
+        self._generation = self._queue.generation()
         self._writer = Writer(
             self._queue.path,
             journal_id=self.id,
             keys=self._keys,
-            stale=Stale(self._queue.meta, self._forget_numbers),
+            stale=Stale(self._generation, self._forget_numbers),
             after_commit=self._after_commit,
         )
         self._wrapped = WrappedKeys(self._queue, self._writer)
@@ -350,7 +350,7 @@ class Journal:
             if chunks is None:
                 there = self._queue.scope_users(scope) > 0
                 records = self.select(scope=scope, kinds=[Kind.CHUNK]) if there else []
-                known = {one.digest: one.seq for one in self._queue.living(records) if one.digest}
+                known = {record.digest: record.seq for record in records if record.digest}
                 chunks = self._chunks[scope] = Chunks(self.data_key(scope), known)
             return chunks
 
