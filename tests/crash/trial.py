@@ -348,7 +348,7 @@ class Trial:
 
 def compact(journal: na.Journal, gone: str) -> None:
     """Compact a journal, after a thread of that name was made and deleted."""
-    draft = Draft(kind=Kind.USAGE, thread=gone, scope=gone, run=1, step="s" * 24, plain=b"x")
+    draft = Draft(kind=Kind.CHUNK, thread=gone, scope=gone, digest=b"d" * 16, plain=b"b\0x")
     journal.append([draft], durable=True)
     journal.delete_thread(gone)
     journal.compact()
