@@ -162,8 +162,8 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 
 @contextmanager
-def counting(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many records were looked at, and of how many, on a terminal."""
+def counting(*, quiet: bool, what: str = "records") -> Iterator[Callable[[int, int], None] | None]:
+    """Show how many records, or whatever else, were looked at, and of how many, on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -171,9 +171,9 @@ def counting(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("records", total=None)
+        task = shown.add_task(what, total=None)
 
         def tell(done: int, total: int) -> None:
             shown.update(task, completed=done, total=total)

@@ -41,11 +41,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from notebook_agents.journal.archive import Archive
-    from notebook_agents.journal.keys import Keys
     from notebook_agents.journal.log import Log
     from notebook_agents.journal.store import Journal
-    from notebook_agents.journal.writer import Writer
 
     Progress = Callable[[int, int], None]
 
@@ -87,17 +84,19 @@ class Compaction:
     elsewhere: tuple[str, ...]
 
 
-def compact(
-    journal: Journal,
-    archive: Archive,
-    writer: Writer,
-    keys: Keys,
-    *,
-    dry_run: bool,
-    progress: Progress | None,
-) -> Compaction:
-    """Compact a journal; see `Journal.compact`."""
-    work = _Compactor(journal, archive, writer, keys, progress or (lambda _done, _of: None))
+def compact(journal: Journal, *, dry_run: bool, progress: Progress | None) -> Compaction:
+    """Rewrite a journal's files without what was deleted or pruned; others may use them meanwhile.
+
+    Args:
+        journal: The journal.
+        dry_run: Only say what would go.
+        progress: Is told how far it is, and of how much.
+
+    Raises:
+        JournalBusyError: Another process compacts it, or keeps DuckDB open.
+        JournalDamagedError, JournalWriteError: It could not be finished; nothing is lost.
+    """
+    work = _Compactor(journal, progress or (lambda _done, _of: None))
     lock = FileLock(journal.home / compacted.LOCK)
     try:
         with writing(journal.home):
@@ -118,15 +117,13 @@ def compact(
 class _Compactor:
     """One compaction at work; the caller holds `compact.lock`."""
 
-    def __init__(
-        self, journal: Journal, archive: Archive, writer: Writer, keys: Keys, progress: Progress
-    ) -> None:
+    def __init__(self, journal: Journal, progress: Progress) -> None:
         self._journal = journal
         self._home = journal.home
         self._queue = journal.queue
-        self._archive = archive
-        self._writer = writer
-        self._keys = keys
+        self._archive = journal._archive
+        self._writer = journal._writer
+        self._keys = journal._keys
         self._progress = progress
         self._pause = 0.0  # seconds, the longest one
         self._reached = 0  # the newest number that the new file has

@@ -151,11 +151,11 @@ class Stale:
 
     Args:
         generation: When the journal was opened.
-        forgotten: Told the new generation when there was a compaction; it must not wait.
+        forgotten: Told that there was a compaction; it must not wait.
     """
 
-    def __init__(self, generation: int, forgotten: Callable[[int], object]) -> None:
-        self._generation = generation
+    def __init__(self, generation: int, forgotten: Callable[[], object]) -> None:
+        self.generation = generation
         self._forgotten = forgotten
         self._gone: Ranges = []
         self._ended: set[tuple[str, int]] = set()
@@ -173,17 +173,17 @@ class Stale:
             generation: The current one.
             tickets: What is to be written.
         """
-        if generation != self._generation:
+        if generation != self.generation:
             self._gone = of(dict(connection.execute(query("queue.meta")).fetchall()))
-            self._generation = generation
-            self._forgotten(generation)
+            self.generation = generation
+            self._forgotten()
         if not self._gone:
             return False
         stale = [
             draft for ticket in tickets for draft in ticket.drafts if self._refers_to_gone(draft)
         ]
         if stale:
-            self._forgotten(generation)  # it may have been read again a moment too early
+            self._forgotten()  # it may have been read again a moment too early
         self._ended |= {(draft.thread, draft.token) for draft in stale if draft.token is not None}
         found = False
         for ticket in tickets if stale or self._ended else ():

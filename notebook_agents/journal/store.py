@@ -26,12 +26,14 @@ from notebook_agents.journal import integrity
 from notebook_agents.journal.archive import Archive
 from notebook_agents.journal.claims import busy, left_behind
 from notebook_agents.journal.compacted import Stale
+from notebook_agents.journal.deleting import settled, whole
+from notebook_agents.journal.expiry import Expiry
 from notebook_agents.journal.follow import follow
 from notebook_agents.journal.forks import open_journals, opening
 from notebook_agents.journal.keys import Keys
 from notebook_agents.journal.leases import Leases
 from notebook_agents.journal.queue import Head, Queue
-from notebook_agents.journal.records import Claim, Draft, Record, open_payload
+from notebook_agents.journal.records import Draft, Record, open_payload
 from notebook_agents.journal.schedule import Schedule
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.trimming import trim
@@ -76,18 +78,19 @@ class Journal:
         self.home = home
         self.mode = mode
         self._backups = Schedule(home, wanted=scheduled)  # first: it may refuse its settings
+        self.expiry = Expiry(self, wanted=scheduled)
         self._queue = Queue(home, create=create)
         self.id = self._queue.journal_id
         self._chunks: dict[str, Chunks] = {}
         self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
         self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
-        self._generation = self._queue.generation()
+        self._stale = Stale(self._queue.generation(), self._chunks.clear)
         self._writer = Writer(
             self._queue.path,
             journal_id=self.id,
             keys=self._keys,
-            stale=Stale(self._generation, self._forget_numbers),
+            stale=self._stale,
             after_commit=self._after_commit,
         )
         self._wrapped = WrappedKeys(self._queue, self._writer)
@@ -104,6 +107,7 @@ class Journal:
         self._closed = self._closing = False
         self._holding, self._holds = threading.Lock(), 0
         open_journals.add(self)
+        self.expiry.begin()
 
     @classmethod
     def open(
@@ -122,7 +126,8 @@ class Journal:
             mode: "shared": any number of processes at once. "exclusive": this process keeps DuckDB
                 open, and no other can use the journal's history until it closes.
             create: Whether a missing journal is made.
-            scheduled: Whether backups are made when NOTEBOOK_AGENTS_BACKUP_HOURS asks for them.
+            scheduled: Whether backups are made when NOTEBOOK_AGENTS_BACKUP_HOURS asks for them, and
+                old threads deleted when NOTEBOOK_AGENTS_TTL does.
 
         Raises:
             NoJournalError: There is none and `create` is false.
@@ -213,8 +218,8 @@ class Journal:
     def head(self, thread: str) -> Head | None:
         """Return a thread's head, or None."""
         self._check_open()
-        if (generation := self._queue.generation()) != self._generation:
-            self._forget_numbers(generation)
+        if self._queue.generation() != self._stale.generation:
+            self._chunks.clear()  # a compaction may have taken away what is known by number
         head = self._queue.head(thread)
         if head is None or self._born.get(thread) != head.first_seq:
             scope = thread if head is None else head.scope
@@ -345,14 +350,15 @@ class Journal:
 
     def chunks(self, scope: str) -> Chunks:
         """Return the known chunks of a scope."""
+        found = self._chunks.get(scope)
+        if found is not None:
+            return found
+        # Not under the keys' lock: who reads the history wants that, and this wants the history.
+        there = self._queue.scope_users(scope) > 0
+        records = self.select(scope=scope, kinds=[Kind.CHUNK]) if there else []
+        known = {record.digest: record.seq for record in records if record.digest}
         with self._keys_lock:
-            chunks = self._chunks.get(scope)
-            if chunks is None:
-                there = self._queue.scope_users(scope) > 0
-                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if there else []
-                known = {record.digest: record.seq for record in records if record.digest}
-                chunks = self._chunks[scope] = Chunks(self.data_key(scope), known)
-            return chunks
+            return self._chunks.setdefault(scope, Chunks(self.data_key(scope), known))
 
     def sql(
         self, statement: str, parameters: dict[str, Any] | None = None
@@ -410,20 +416,10 @@ class Journal:
     def compact(
         self, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> Compaction:
-        """Rewrite the files without what was deleted or pruned; others may use them meanwhile.
-
-        Args:
-            dry_run: Only say what would go.
-            progress: Is told how far it is, and of how much.
-
-        Raises:
-            JournalBusyError: Another process compacts it, or keeps DuckDB open.
-            JournalDamagedError, JournalWriteError: It could not be finished; nothing is lost.
-        """
+        """Rewrite the files without what was deleted or pruned; see `compact.compact`."""
         from notebook_agents.journal.compact import compact
 
-        parts = self._archive, self._writer, self._keys
-        return compact(self, *parts, dry_run=dry_run, progress=progress)
+        return compact(self, dry_run=dry_run, progress=progress)
 
     def burst(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open DuckDB's file as it is, for whoever copies or examines it."""
@@ -487,6 +483,7 @@ class Journal:
     def _close(self) -> None:
         if self._closed:
             return
+        self.expiry.close()
         self.leases.close()
         if self._burst_thread is not None and self._burst_thread is not threading.current_thread():
             self._burst_thread.join()
@@ -519,27 +516,32 @@ class Journal:
             raise error
         return head
 
-    def delete_thread(self, thread: str) -> None:
+    def delete_thread(
+        self, thread: str, *, check: Callable[[Head], object] = lambda _: None
+    ) -> bool:
         """Delete a thread: its records are unreadable from now on.
 
         Its data key is deleted with it unless a copy or a fork shares the key, so that no copy of
         the records in the current files can be opened. Their space comes back with a compaction.
 
+        Args:
+            thread: The thread's name.
+            check: Raises if the thread must stay. Nobody has taken the thread between its last
+                call and the deletion.
+
+        Returns:
+            Whether there was such a thread.
+
         Raises:
             ThreadBusyError: A living process drives it.
         """
-        head = self.at_rest(thread, then="delete the thread")
-        if head is None:
-            return
-        # Whoever takes the thread between the look and this is not overrun: it is a claim too.
-        claim = Claim(agent=head.agent or "", run=head.run, session=head.session, notebook=None)
-        gone = Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, claim=claim)
-        self.append([gone], durable=True)
-        self._writer.driving.discard(thread)
-        with self._keys_lock:
-            self._chunks.pop(head.scope, None)
-            self._keys.check(head.scope, self.wrapped_key(head.scope))
-            self._wrapped.forget_copy(head.scope)
+        gone = settled(self, lambda: whole(self, thread, check))
+        for draft in gone:
+            with self._keys_lock:
+                self._chunks.pop(draft.scope, None)
+                self._keys.check(draft.scope, self.wrapped_key(draft.scope))
+                self._wrapped.forget_copy(draft.scope)
+        return bool(gone)
 
     def __enter__(self) -> Self:
         return self
@@ -556,10 +558,6 @@ class Journal:
     def __repr__(self) -> str:
         return f"<Journal {self.home} {'closed' if self._closed else self.mode}>"
 
-    def _forget_numbers(self, generation: int) -> None:
-        self._generation = generation  # a compaction took away what is known by number
-        self._chunks.clear()
-
     def _prepare(self, drafts: Sequence[Draft]) -> bool:
         """Have the data keys at hand: making one is a transaction of its own.
 
@@ -570,7 +568,8 @@ class Journal:
         claims = False
         for draft in drafts:
             if draft.scope not in self._keys:
-                self.data_key(draft.scope, create=draft.scope == draft.thread)
+                fresh = draft.scope == draft.thread and draft.kind is not Kind.DELETION
+                self.data_key(draft.scope, create=fresh)
             if draft.claim is not None:
                 claims = True
         return claims
@@ -590,10 +589,11 @@ class Journal:
             # One reference too many, so that nothing closes it when the child's interpreter goes.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         self._keys_lock = threading.RLock()
-        self._chunks = {}  # some of them are the parent's to commit
+        self._chunks.clear()  # some of them are the parent's to commit
         self._holding, self._holds = threading.Lock(), 0
         self._burst_thread = None
         self._backups = Schedule(self.home, wanted=False)
+        self.expiry = Expiry(self, wanted=False)
         # DuckDB belongs to the parent for as long as it lives; so does what could not be closed.
         self._closed = self._closed or self.mode == "exclusive" or left
         self._archive = Archive(self._queue, exclusive=False)
