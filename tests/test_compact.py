@@ -13,7 +13,7 @@ from support.checks import add, chain
 from test_journal import names, note
 
 import notebook_agents as na
-from notebook_agents.errors import CompactedError
+from notebook_agents.errors import CompactedError, UnknownThreadError
 from notebook_agents.journal import Draft
 from notebook_agents.journal.backup import backup, restore
 from notebook_agents.journal.check import check
@@ -442,3 +442,20 @@ def test_the_command_says_what_it_did(home: Path, cli: Callable[..., Any]) -> No
     ended = cli("journal", "compact", "--journal", str(home))
     assert ended.code == 0
     assert "records" in ended.out
+
+
+def test_nothing_forks_at_a_point_that_is_gone(home: Path) -> None:
+    """A step whose state was pruned is refused by name, and not forked at an older state."""
+    with na.Journal.open(home) as journal:
+        agent = na.Agent(chain(add), "counter", journal)
+        runs = [agent.run({"n": n}, thread="t") for n in (0, 10, 20)]
+        of_run = {r.run: r.name for r in journal.select(thread="t", kinds=[Kind.CHECKPOINT])}
+        na.JournalSaver(journal).delete_for_runs([str(of_run[2])])
+        steps = [run.steps[0].id for run in runs]
+        for _ in range(2):  # not compacted, and compacted
+            with pytest.raises(UnknownThreadError, match="was pruned"):
+                agent.fork("t", at=steps[1])
+            for step in (steps[0], steps[2]):
+                fork = agent.fork("t", at=step)
+                assert agent.resume(fork.name).value == runs[steps.index(step)].value
+            journal.compact()
