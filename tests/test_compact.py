@@ -448,9 +448,11 @@ def test_nothing_forks_at_a_point_that_is_gone(home: Path) -> None:
     """A step whose state was pruned is refused by name, and not forked at an older state."""
     with na.Journal.open(home) as journal:
         agent = na.Agent(chain(add), "counter", journal)
-        runs = [agent.run({"n": n}, thread="t") for n in (0, 10, 20)]
-        of_run = {r.run: r.name for r in journal.select(thread="t", kinds=[Kind.CHECKPOINT])}
-        na.JournalSaver(journal).delete_for_runs([str(of_run[2])])
+        runs = [
+            agent.run({"n": n}, thread="t", config={"metadata": {"run_id": f"run-{n}"}})
+            for n in (0, 10, 20)
+        ]
+        na.JournalSaver(journal).delete_for_runs(["run-10"])
         steps = [run.steps[0].id for run in runs]
         for _ in range(2):  # not compacted, and compacted
             with pytest.raises(UnknownThreadError, match="was pruned"):
