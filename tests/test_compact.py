@@ -17,6 +17,7 @@ from notebook_agents.errors import CompactedError, UnknownThreadError
 from notebook_agents.journal import Draft
 from notebook_agents.journal.backup import backup, restore
 from notebook_agents.journal.check import check
+from notebook_agents.journal.compact import compact
 from notebook_agents.journal.repair import repair
 from notebook_agents.model import Kind
 
@@ -97,7 +98,7 @@ def test_what_was_deleted_is_in_no_file_any_more(home: Path) -> None:
         for head in other.heads():
             if head.thread.startswith(GONE):
                 other.delete_thread(head.thread)
-        done = journal.compact()
+        done = compact(journal)
         assert done.erased
         assert done.records_after == len(other.select())
         assert there(home, words) == []
@@ -117,7 +118,7 @@ def test_what_was_pruned_is_gone_and_what_it_shares_stays(home: Path) -> None:
         known = stored(journal)
         na.JournalSaver(journal).prune(["t"])
         before = journal.head("t")
-        done = journal.compact()
+        done = compact(journal)
         after = journal.head("t")
         assert before is not None
         assert after is not None
@@ -127,7 +128,7 @@ def test_what_was_pruned_is_gone_and_what_it_shares_stays(home: Path) -> None:
         gone = [p for seq, (_, p) in known.items() if seq not in left]
         assert there(home, gone) == []
         assert grow(journal, "t", 40) == [line(n) for n in range(41)]
-        assert journal.compact().records_after >= done.records_after
+        assert compact(journal).records_after >= done.records_after
     assert check(home).findings == []
 
 
@@ -139,13 +140,13 @@ def test_values_of_a_deleted_thread_stay_for_its_fork(home: Path) -> None:
         grow(journal, "t", 3)
         known = stored(journal)
         journal.delete_thread("t")
-        journal.compact()
+        compact(journal)
         assert grow(journal, "copy") == [line(1), line(2)]
         assert journal.head("t") is None
         held = there(home, [payload for _, payload in known.values()])
         assert 0 < len(held) < len(known)
         journal.delete_thread("copy")
-        journal.compact()
+        compact(journal)
         assert there(home, [payload for _, payload in known.values()]) == []
         assert there(home, [b"copy"]) == []
         grow(journal, "t", 9)
@@ -158,7 +159,7 @@ def test_a_thread_that_was_made_anew_counts_its_own_records(home: Path) -> None:
         grow(journal, "t", *range(10))
         journal.delete_thread("t")
         grow(journal, "t", 100, 101)
-        journal.compact()
+        compact(journal)
         head = journal.head("t")
         assert head is not None
         assert head.records == len(journal.select(thread="t")) > 0
@@ -193,7 +194,7 @@ def test_a_process_that_knew_pruned_values_goes_on(
     def elsewhere() -> None:
         with na.Journal.open(home) as other:
             na.JournalSaver(other).prune(["t"])
-            other.compact()
+            compact(other)
 
     assert forked(elsewhere) == 0
     put(3, line(1))
@@ -212,7 +213,7 @@ def test_a_driver_that_refers_to_what_is_gone_writes_nothing_more(
 
     def elsewhere() -> None:
         with na.Journal.open(home) as other:
-            other.compact()
+            compact(other)
 
     assert forked(elsewhere) == 0
     head = journal.head("t")
@@ -237,7 +238,7 @@ def test_a_thread_that_is_taken_up_meanwhile_keeps_everything(home: Path) -> Non
                 other.append([said("c", refs=[chunk])], durable=True)
             asked.append(done)
 
-        journal.compact(progress=meanwhile)
+        compact(journal, progress=meanwhile)
         assert names(other) == ["a", None, "b", "c"]
         assert other.payload(chunk.seq) == b"\0x"
     assert check(home).findings == []
@@ -257,7 +258,7 @@ def test_others_write_and_read_while_it_is_compacted(home: Path, tmp_path: Path)
         for n in range(20):
             journal.delete_thread(f"{GONE}-{n}")
             if n % 5 == 4:
-                assert journal.compact().pause_ms > 0
+                assert compact(journal).pause_ms > 0
         stop.touch()
         assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
         for child in "ab":
@@ -291,6 +292,7 @@ KILLED = """
 import os, pathlib, shutil
 from notebook_agents.journal import Journal
 from notebook_agents.journal.check import check
+from notebook_agents.journal.compact import compact
 from support.syscalls import killed_at_each
 from test_compact import files, there
 home = pathlib.Path(os.environ["NA_ROOT"])
@@ -305,7 +307,7 @@ seen = []
 
 def compacts():
     with Journal.open(home) as journal:
-        journal.compact()
+        compact(journal)
 
 def after(number):
     with Journal.open(home, create=False) as journal:
@@ -314,7 +316,7 @@ def after(number):
     found = check(home)
     assert found.findings == [], (number, found.findings)
     with Journal.open(home, create=False) as journal:
-        done = journal.compact()
+        done = compact(journal)
         assert journal.payloads(sorted(lives)) == texts, number
         assert done.erased
         assert files(home) == {f"journal.{journal.generation}.duckdb"}, (number, files(home))
@@ -354,9 +356,9 @@ def test_a_repair_brings_nothing_back_that_was_compacted_away(home: Path, damage
     backup(home)
     with na.Journal.open(home) as journal:
         journal.delete_thread(GONE)
-        assert len(journal.compact().elsewhere) == 1
+        assert len(compact(journal).elsewhere) == 1
     with na.Journal.open(home) as journal:
-        journal.compact()
+        compact(journal)
         last = journal.newest()
     if damaged == "queue":
         (home / "queue.sqlite").unlink()
@@ -369,7 +371,7 @@ def test_a_repair_brings_nothing_back_that_was_compacted_away(home: Path, damage
         assert journal.head(GONE) is None
         assert grow(journal, STAYS) == [line(1), line(2)]
         assert journal.newest() == last
-        journal.compact()
+        compact(journal)
     assert check(home).findings == []
 
 
@@ -382,7 +384,7 @@ def test_a_compacted_journal_is_backed_up_and_restored(home: Path, tmp_path: Pat
     with na.Journal.open(home) as journal:
         journal.delete_thread(GONE)
         na.JournalSaver(journal).prune([STAYS])
-        journal.compact()
+        compact(journal)
         grow(journal, STAYS, 2)
     after = backup(home, tmp_path / "after")
     for made, lines in ((after, [line(1), line(2)]), (before, [line(1)])):
@@ -400,7 +402,7 @@ def test_records_newer_than_a_backup_come_back_over_a_compaction(home: Path) -> 
         journal.ingest()
     made = backup(home)
     with na.Journal.open(home) as journal:
-        journal.compact()
+        compact(journal)
         journal.append([said("newer", run=0)], durable=True)
     report = restore(made.path, home, newer=True)
     assert report.replayed == 1
@@ -410,11 +412,11 @@ def test_records_newer_than_a_backup_come_back_over_a_compaction(home: Path) -> 
 def test_in_exclusive_mode_it_goes_on_with_the_new_file(home: Path) -> None:
     """The kept connection follows; two at once are refused, and an empty journal is no matter."""
     with na.Journal.open(home, mode="exclusive") as journal:
-        assert journal.compact().records_after == 0
+        assert compact(journal).records_after == 0
         grow(journal, GONE, 1)
         grow(journal, STAYS, 1)
         journal.delete_thread(GONE)
-        journal.compact()
+        compact(journal)
         assert grow(journal, STAYS, 2) == [line(1), line(2)]
         with na.Journal.open(home) as other:
             assert other.generation == 3
@@ -460,4 +462,4 @@ def test_nothing_forks_at_a_point_that_is_gone(home: Path) -> None:
             for step in (steps[0], steps[2]):
                 fork = agent.fork("t", at=step)
                 assert agent.resume(fork.name).value == runs[steps.index(step)].value
-            journal.compact()
+            compact(journal)

@@ -18,6 +18,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import Draft
 from notebook_agents.journal.backup import backup, restore
 from notebook_agents.journal.check import check
+from notebook_agents.journal.compact import compact
 from notebook_agents.journal.repair import repair
 from notebook_agents.model import Kind
 
@@ -74,7 +75,7 @@ def compacting(home: Path, at: Fault, act: Callable[[], None]) -> None:
     with na.Journal.open(home) as journal:
         faults.arm(lambda fault: act() if fault is at else None)
         try:
-            journal.compact()
+            compact(journal)
         finally:
             faults.arm(None)
 
@@ -96,7 +97,7 @@ def whole(home: Path) -> None:
         assert grow(journal, "copy") == [line(4)]
     assert check(home).findings == []
     with na.Journal.open(home) as journal:
-        assert journal.compact().erased
+        assert compact(journal).erased
         assert files(home) == {f"journal.{journal.generation}.duckdb"}
         assert grow(journal, "pruned") == [line(n) for n in range(6)]
     assert there(home, [GONE.encode()]) == []
@@ -165,7 +166,7 @@ def test_killed_and_the_note_damaged(home: Path, fault: Fault, dies: Callable[..
     dies(lambda: compacting(home, fault, kill))
     (home / "compact.json").write_bytes(b"nothing")
     with na.Journal.open(home) as journal:
-        assert journal.compact().generation == 3
+        assert compact(journal).generation == 3
         assert grow(journal, STAYS) == [line(1), line(2)]
     left = {Fault.COMPACT_RENAMED: "journal.2.duckdb", Fault.COMPACT_SWITCHED: "journal.1.duckdb"}
     assert files(home) == {"journal.3.duckdb", left[fault]}
@@ -202,7 +203,7 @@ def test_ended_by_ctrl_c(home: Path, fault: Fault, mode: Any) -> None:
         faults.arm(lambda at: fail() if at is fault else None)
         try:
             with pytest.raises(KeyboardInterrupt):
-                journal.compact()
+                compact(journal)
         finally:
             faults.arm(None)
         journal.ingest()
@@ -217,6 +218,7 @@ import errno, os, pathlib, shutil
 from notebook_agents.errors import JournalWriteError
 from notebook_agents.journal import Journal
 from notebook_agents.journal.check import check
+from notebook_agents.journal.compact import compact
 from support.syscalls import fail, mend, room
 from test_compact import files
 from test_compact_kills import fill, whole
@@ -239,7 +241,7 @@ for number, trouble in enumerate((
         journal.ingest()
         trouble()
         try:
-            journal.compact()
+            compact(journal)
             print("compacted")
         except JournalWriteError as error:
             print("refused")
@@ -265,8 +267,8 @@ def test_without_room_it_does_not_begin(home: Path, monkeypatch: pytest.MonkeyPa
     with na.Journal.open(home) as journal, monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: total._replace(free=100))
         with pytest.raises(JournalWriteError, match=r"no room to compact.* 100 are free"):
-            journal.compact()
-        assert journal.compact(dry_run=True).dry_run
+            compact(journal)
+        assert compact(journal, dry_run=True).dry_run
     whole(home)
 
 
@@ -280,11 +282,11 @@ def test_two_at_once(
 
     def second() -> None:
         with na.Journal.open(home) as other, pytest.raises(JournalBusyError) as refused:
-            other.compact()
+            compact(other)
         assert f"process {os.getppid()} is compacting" in str(refused.value)
 
     with na.Journal.open(home) as journal:
-        journal.compact(progress=lambda *_: ended or ended.append(forked(second)))
+        compact(journal, progress=lambda *_: ended or ended.append(forked(second)))
     assert ended == [0]
     whole(home)
 
@@ -296,7 +298,7 @@ def test_a_run_goes_on_while_others_compact(home: Path, forked: Callable[..., in
     def elsewhere() -> None:
         with na.Journal.open(home) as other:
             other.delete_thread("copy")
-            assert other.compact().generation == 2
+            assert compact(other).generation == 2
 
     with na.Journal.open(home) as journal:
         chunk = Draft(kind=Kind.CHUNK, thread="t", scope="t", plain=b"\0x", digest=b"x" * 16)
@@ -307,7 +309,7 @@ def test_a_run_goes_on_while_others_compact(home: Path, forked: Callable[..., in
         assert forked(elsewhere) == 0
         journal.append([said("step", token=claim.token, refs=[chunk])], durable=True)
         assert journal.payload(chunk.seq) == b"\0x"
-        assert journal.compact().generation == 3
+        assert compact(journal).generation == 3
         assert journal.payload(chunk.seq) == b"\0x"
         assert names(journal)[-1] == "step"
 
@@ -318,7 +320,7 @@ def test_who_follows_sees_each_record_that_stays(home: Path) -> None:
     with na.Journal.open(home) as journal, na.Journal.open(home) as other:
         followed = journal.follow(since=0, seconds=0)
         seen = [next(followed).seq]
-        other.compact()
+        compact(other)
         seen += [record.seq for record in followed]
         living = [record.seq for record in journal.select()]
         assert set(living) <= set(seen)
@@ -336,7 +338,7 @@ def test_a_backup_from_before_that_newer_records_cannot_be_put_behind(home: Path
     with na.Journal.open(home) as journal:
         grow(journal, GONE, 1)
         journal.delete_thread(GONE)
-        journal.compact()
+        compact(journal)
         journal.append([said("newer")], durable=True)
     report = restore(made.path, home, newer=True)
     assert report.replayed == 0

@@ -165,8 +165,9 @@ def test_a_compaction(survives: Callable[..., int]) -> None:
 
     count = survives(
         """
+from notebook_agents.journal.compact import compact
 with Journal.open(home) as journal:
-    journal.compact()
+    compact(journal)
     mark("compacted")
 """,
         check,

@@ -44,10 +44,11 @@ def compact(*, dry_run: bool, journal: str | None, as_json: bool) -> None:
       reading; do it again), elsewhere: [name]
     """
     from notebook_agents.journal import Journal
+    from notebook_agents.journal import compact as compaction
 
     home = settings.journal_home(journal, create=False)
     with Journal.open(home, create=False) as opened, counting(quiet=as_json) as progress:
-        done = opened.compact(dry_run=dry_run, progress=progress)
+        done = compaction.compact(opened, dry_run=dry_run, progress=progress)
     if as_json:
         click.echo(data.dumps({**asdict(done), "home": str(home)}))
         return

@@ -84,7 +84,9 @@ class Compaction:
     elsewhere: tuple[str, ...]
 
 
-def compact(journal: Journal, *, dry_run: bool, progress: Progress | None) -> Compaction:
+def compact(
+    journal: Journal, *, dry_run: bool = False, progress: Progress | None = None
+) -> Compaction:
     """Rewrite a journal's files without what was deleted or pruned; others may use them meanwhile.
 
     Args:

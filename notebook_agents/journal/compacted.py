@@ -155,10 +155,15 @@ class Stale:
     """
 
     def __init__(self, generation: int, forgotten: Callable[[], object]) -> None:
-        self.generation = generation
+        self._generation = generation
         self._forgotten = forgotten
         self._gone: Ranges = []
         self._ended: set[tuple[str, int]] = set()
+
+    def look(self, generation: int) -> None:
+        """Have what is known by number forgotten, where this generation is another one."""
+        if generation != self._generation:
+            self._forgotten()
 
     def refuse(
         self, connection: sqlite3.Connection, generation: int, tickets: Sequence[Any]
@@ -173,9 +178,9 @@ class Stale:
             generation: The current one.
             tickets: What is to be written.
         """
-        if generation != self.generation:
+        if generation != self._generation:
             self._gone = of(dict(connection.execute(query("queue.meta")).fetchall()))
-            self.generation = generation
+            self._generation = generation
             self._forgotten()
         if not self._gone:
             return False

@@ -97,7 +97,7 @@ class Writer:
         self._path = path
         self._journal_id = journal_id
         self._keys = keys
-        self._stale = stale
+        self.stale = stale
         self._after_commit = after_commit
         self._file_lock = locks.FileLock(path.with_name("queue.lock"))
         self.leading = threading.RLock()
@@ -413,7 +413,7 @@ class Writer:
         seq, deleted, generation = connection.execute(query("queue.last_seq")).fetchone()
         if self._keys.refuse(connection, deleted, batch):
             raise _Refused
-        if self._stale.refuse(connection, int(generation), batch):
+        if self.stale.refuse(connection, int(generation), batch):
             raise _Refused
         ts = clock.now_us()
         finished: list[Draft] = []

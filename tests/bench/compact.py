@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import notebook_agents as na
+from notebook_agents.journal.compact import compact
 
 from .measure import Bench, quartiles, sandbox
 from .size import JUDGED, conversation
@@ -38,12 +39,12 @@ def run(bench: Bench) -> None:
                 journal.delete_thread(thread)
             appends = _Appends(home, bench.size(2, 1))
             begun = time.monotonic()
-            done = journal.compact()
+            done = compact(journal)
             seconds = time.monotonic() - begun
             waited = appends.end()
             for thread in appends.threads:
                 journal.delete_thread(thread)
-            journal.compact()
+            compact(journal)
         left, alone = _size(home), _size(fresh)
     bench.say(
         f"  {threads} threads of {steps} steps, {full:,} bytes; {threads - len(living)} deleted: "

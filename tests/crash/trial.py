@@ -24,6 +24,7 @@ from notebook_agents import faults, settings
 from notebook_agents.errors import UnknownThreadError
 from notebook_agents.ids import idempotency_key
 from notebook_agents.journal import Draft
+from notebook_agents.journal import compact as compaction
 from notebook_agents.model import Kind, Outcome, RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
 from notebook_agents.runtime.leaving import wait_for_all
@@ -351,7 +352,7 @@ def compact(journal: na.Journal, gone: str) -> None:
     draft = Draft(kind=Kind.CHUNK, thread=gone, scope=gone, digest=b"d" * 16, plain=b"b\0x")
     journal.append([draft], durable=True)
     journal.delete_thread(gone)
-    journal.compact()
+    compaction.compact(journal)
 
 
 def _resumed(journal: na.Journal, thread: str) -> na.Run | None:
