@@ -149,7 +149,7 @@ def must_reach(home: Path, said: mark.Mark) -> int:
     return said.synced if unsynced.marked(home) else said.floor
 
 
-def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
+def watermark(queue: Queue, *, mark: int, count: int, newest: int, without: int) -> None:
     """Compare what DuckDB has with the queue; under the lock of DuckDB's file.
 
     Args:
@@ -157,6 +157,7 @@ def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
         mark: The watermark.
         count: How many records DuckDB has.
         newest: The largest number among them.
+        without: How many records compactions left out.
 
     Raises:
         JournalDamagedError: Records are missing between the two, or in DuckDB.
@@ -172,8 +173,9 @@ def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
     if between:
         what = damage.numbers([(min(between), max(between))])
         raise damage.found(queue.home, f"its DuckDB file is older than {QUEUE} (records {what})")
-    if count != mark - lost or newest != mark:
-        raise damage.found(queue.home, f"its DuckDB file has {count} of {mark - lost} records")
+    there = mark - lost - without
+    if count != there or newest != mark:
+        raise damage.found(queue.home, f"its DuckDB file has {count} of {there} records")
 
 
 class Seals:
