@@ -1,0 +1,161 @@
+"""`docs/benchmarks.md` and its plots, made from the JSON of a run and of the peers' runs.
+
+`python -m tests.bench.page [JSON] [FOLDER]` makes them again without measuring anything.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import plots
+from .systems import MEMORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+OUT = REPOSITORY / "bench-out"
+PEERS = DOCS / "peers.json"
+DRAWN = ("sequence", "fan-out")
+
+
+def write(run: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the pages that a run has the numbers for; return their paths.
+
+    Args:
+        run: What `tests.bench` put into its JSON.
+        folder: Where the pages go.
+    """
+    from . import profile_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    done = []
+    benchmarks = run["benchmarks"]
+    if run["all"]:
+        drawn = [row for row in _rows(benchmarks) if row["name"] in DRAWN]
+        plots.overhead(drawn, MEMORY, folder / "overhead.svg")
+        plots.files(benchmarks["size"]["kept"]["files"], folder / "files.svg")
+        peers = json.loads(PEERS.read_text()) if PEERS.exists() else {}
+        (folder / "benchmarks.md").write_text("\n".join(_page(run, peers)))
+        done += [folder / name for name in ("benchmarks.md", "overhead.svg", "files.svg")]
+    if "profile" in benchmarks:
+        (folder / "profile.md").write_text("\n".join(profile_page.lines(run)))
+        done.append(folder / "profile.md")
+    return done
+
+
+def _page(run: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:
+    benchmarks = run["benchmarks"]
+    yield "# Benchmarks"
+    yield ""
+    yield "`make bench` measures everything here but the last part and writes this page anew; numbers"
+    yield "of one run compare, numbers of two runs do not. The systems of a row take turns, in an order"
+    yield "that is shuffled each round; a value is the median of the rounds, with its quartiles. CPU is"
+    yield "that of all threads of the process. Files are on the disk that is named, never in memory."
+    yield ""
+    yield from machine(run)
+    yield ""
+    yield "![What each system adds to a step](overhead.svg)"
+    yield ""
+    yield "![Size of all files over the steps of a run](files.svg)"
+    yield ""
+    yield "**The systems.** *Agent* is this package with a journal that any number of processes share."
+    yield "*Agent, exclusive* is the same with `na.Journal.open(mode=\"exclusive\")`: DuckDB stays open in"
+    yield "the one process that may read history; appending is the same. *sync* and *async* are"
+    yield "LangGraph's `durability`: with *async* a step does not wait for its checkpoint, so less is on"
+    yield "disk when it begins. Only *Agent* records that a step begins before it does."
+    yield ""
+    yield "## Systems beside each other"
+    for name, benchmark in benchmarks.items():
+        for row in benchmark["rows"]:
+            yield from _table(row, f"python -m tests.bench {name}")
+    yield ""
+    yield "## Bars"
+    yield ""
+    yield "| what | | command |"
+    yield "|---|---|---|"
+    for name, benchmark in benchmarks.items():
+        for bar in benchmark["bars"]:
+            line = bar["line"].replace("|", "\\|")
+            said = f"**{bar['said']}**" if bar["said"] == "MISSED" else bar["said"]
+            yield f"| {line} | {said} | `python -m tests.bench {name}` |"
+    yield ""
+    yield "## Also reported"
+    for name, benchmark in benchmarks.items():
+        if benchmark["lines"]:
+            yield f"\n`python -m tests.bench {name}`\n"
+            yield from (f"- {line}" for line in benchmark["lines"])
+    yield from _peers(peers)
+    yield ""
+
+
+def machine(run: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that say when, on what and with what a run was measured."""
+    facts = run["facts"]
+    yield f"- {facts['date']}, `{run['command']}`, {run['seconds'] / 60:.0f} minutes"
+    busy = f"load {facts['load']} before, {run['load_after']} after"
+    yield (
+        f"- {facts['cores']} cores of {facts['processor']}, {facts['memory_gb']} GB, "
+        f"{facts['system']}, {facts['file_system']}, {busy}"
+    )
+    yield "- " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+
+
+def _rows(benchmarks: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return (row for benchmark in benchmarks.values() for row in benchmark["rows"])
+
+
+def _table(row: Mapping[str, Any], command: str) -> Iterator[str]:
+    """Yield a row as a table; where InMemorySaver is in it, with what each adds to it."""
+    systems = row["systems"]
+    base = systems.get(MEMORY)
+    rounds = max(len(values["wall"]) for values in systems.values())
+    yield f"\n**{row['work'][0].upper()}{row['work'][1:]}** · `{command}`, {rounds} rounds\n"
+    over = f" over {MEMORY} |" if base else ""
+    yield f"| | {row['unit']} | quartiles | CPU |{over}"
+    yield f"|---|--:|--:|--:|{'--:|' if base else ''}"
+    for name, values in systems.items():
+        low, middle, high = _quartiles(values["wall"])
+        cpu = _number(statistics.median(values["cpu"])) if values["cpu"] else ""
+        line = f"| {name} | {_number(middle)} | {_number(low)}–{_number(high)} | {cpu} |"
+        if base:
+            more = middle - statistics.median(base["wall"])
+            line += f" {_number(more)} |" if name != MEMORY else " |"
+        yield line
+
+
+def _peers(peers: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was measured by hand; `python -m tests.bench.peers` keeps it in a file."""
+    yield ""
+    yield "## By hand: systems that need a server or other versions"
+    yield ""
+    yield "Each was run once, in an environment of its own, beside what of the above fits into it. Its"
+    yield "numbers are in `docs/peers.json`; the command measures anew and replaces them."
+    for run in peers.values():
+        yield f"\n### {run['title']}\n"
+        yield from machine(run)
+        yield from (f"- {note}" for note in run["notes"])
+        for row in run["rows"]:
+            yield from _table(row, run["command"])
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+if __name__ == "__main__":
+    _json = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT / "bench.json"
+    for _path in write(json.loads(_json.read_text()), Path(sys.argv[2]) if sys.argv[2:] else DOCS):
+        print(_path)
