@@ -53,7 +53,7 @@ def main(names: tuple[str, ...], seed: int | None, quick: bool, out: Path) -> No
         "facts": facts(),
         "benchmarks": {},
     }
-    click.echo("\n".join(page.machine({**run, "seconds": 0, "load_after": "-"})))
+    click.echo(run["command"] + "\n" + "\n".join(page.machine(run)))
     missed: list[str] = []
     for name in names or NAMES:
         click.echo(f"\n{name}: python -m tests.bench {name} --seed {seed}")

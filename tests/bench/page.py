@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import plots
 from .systems import MEMORY
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def write(run: Mapping[str, Any], folder: Path) -> list[Path]:
     done = []
     benchmarks = run["benchmarks"]
     if run["all"]:
+        from . import plots  # here, for a single benchmark needs no drawing library
+
         drawn = [row for row in _rows(benchmarks) if row["name"] in DRAWN]
         plots.overhead(drawn, MEMORY, folder / "overhead.svg")
         plots.files(benchmarks["size"]["kept"]["files"], folder / "files.svg")
@@ -49,27 +50,40 @@ def write(run: Mapping[str, Any], folder: Path) -> list[Path]:
     return done
 
 
+_INTRO = """\
+# Benchmarks
+
+`make bench` measures everything here but the last part and writes this page anew. Numbers of one
+run compare; numbers of two runs do not. The systems of a row take turns, in an order that is
+shuffled each round; a value is the median of the rounds, with its quartiles. CPU is that of all
+threads of the process. Files are on the disk that is named, never in memory.
+"""
+
+_PLOTS = """
+![What each system adds to a step](overhead.svg)
+
+![Size of all files over the steps of a run](files.svg)
+
+**The systems.** *Agent* is this package with a journal that any number of processes share. *Agent,
+exclusive* is the same with `na.Journal.open(mode="exclusive")`: DuckDB stays open in the one
+process that may read history; appending is the same. *sync* and *async* are LangGraph's
+`durability`: with *async* a step does not wait for its checkpoint, so less is on disk when it
+begins. Only *Agent* writes down that a step begins before it does.
+"""
+
+_BY_HAND = """
+## By hand: systems that need a server or other versions
+
+Each was run once, in an environment of its own, beside what of the above fits into it. The numbers
+are kept in `docs/peers.json`; the command measures anew and replaces them.
+"""
+
+
 def _page(run: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:
     benchmarks = run["benchmarks"]
-    yield "# Benchmarks"
-    yield ""
-    yield "`make bench` measures everything here but the last part and writes this page anew; numbers"
-    yield "of one run compare, numbers of two runs do not. The systems of a row take turns, in an order"
-    yield "that is shuffled each round; a value is the median of the rounds, with its quartiles. CPU is"
-    yield "that of all threads of the process. Files are on the disk that is named, never in memory."
-    yield ""
+    yield _INTRO
     yield from machine(run)
-    yield ""
-    yield "![What each system adds to a step](overhead.svg)"
-    yield ""
-    yield "![Size of all files over the steps of a run](files.svg)"
-    yield ""
-    yield "**The systems.** *Agent* is this package with a journal that any number of processes share."
-    yield "*Agent, exclusive* is the same with `na.Journal.open(mode=\"exclusive\")`: DuckDB stays open in"
-    yield "the one process that may read history; appending is the same. *sync* and *async* are"
-    yield "LangGraph's `durability`: with *async* a step does not wait for its checkpoint, so less is on"
-    yield "disk when it begins. Only *Agent* records that a step begins before it does."
-    yield ""
+    yield _PLOTS
     yield "## Systems beside each other"
     for name, benchmark in benchmarks.items():
         for row in benchmark["rows"]:
@@ -97,11 +111,12 @@ def _page(run: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:
 def machine(run: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that say when, on what and with what a run was measured."""
     facts = run["facts"]
-    yield f"- {facts['date']}, `{run['command']}`, {run['seconds'] / 60:.0f} minutes"
-    busy = f"load {facts['load']} before, {run['load_after']} after"
+    if "seconds" in run:  # it has ended
+        yield f"- `{run['command']}`, {facts['date']}, {run['seconds'] / 60:.0f} minutes"
+    after = f", {run['load_after']} after" if "load_after" in run else ""
     yield (
         f"- {facts['cores']} cores of {facts['processor']}, {facts['memory_gb']} GB, "
-        f"{facts['system']}, {facts['file_system']}, {busy}"
+        f"{facts['system']}, {facts['file_system']}, load {facts['load']} before{after}"
     )
     yield "- " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
 
@@ -131,11 +146,7 @@ def _table(row: Mapping[str, Any], command: str) -> Iterator[str]:
 
 def _peers(peers: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was measured by hand; `python -m tests.bench.peers` keeps it in a file."""
-    yield ""
-    yield "## By hand: systems that need a server or other versions"
-    yield ""
-    yield "Each was run once, in an environment of its own, beside what of the above fits into it. Its"
-    yield "numbers are in `docs/peers.json`; the command measures anew and replaces them."
+    yield _BY_HAND
     for run in peers.values():
         yield f"\n### {run['title']}\n"
         yield from machine(run)

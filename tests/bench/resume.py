@@ -72,7 +72,7 @@ def run(bench: Bench) -> None:
     with sandbox() as home:
         for chat in chats:
             state = f"state of {steps} messages" if chat else "small state"
-            journals = _killed_journals(home, steps, chat=chat)
+            journals = killed_journals(home, steps, chat=chat)
             saver = home / f"saver-{chat}"
             saver.mkdir()
             _kill(saver, steps, "sqlite", chat=chat)
@@ -101,7 +101,7 @@ def _judge(bench: Bench, work: str, costs: dict[str, list[Cost]]) -> None:
             bench.judge(line, middle, BAR, spread=quartiles(ratios))
 
 
-def _killed_journals(home: Path, steps: int, *, chat: bool) -> dict[str, Path]:
+def killed_journals(home: Path, steps: int, *, chat: bool) -> dict[str, Path]:
     """Return journals of killed threads by where their records are."""
     fresh, ingested = home / f"chat-{chat}", home / f"chat-{chat}-ingested"
     _kill(fresh, steps, "agent", chat=chat)
