@@ -112,18 +112,31 @@ class Bench:
         }
         values = {
             system: {
-                "wall": [cost.wall * 1e3 for cost in costs],
+                "values": [cost.wall * 1e3 for cost in costs],
                 "cpu": [cost.cpu * 1e3 for cost in costs if cost.cpu is not None],
             }
             for system, costs in found.items()
         }
-        self.rows.append({"name": name, "work": work, "unit": unit, "systems": values})
-        self._print(f"  {work}, {unit}:")
-        for system, of in values.items():
-            cpu = f"; CPU {statistics.median(of['cpu']):.3f}" if of["cpu"] else ""
-            spread = quartiles(of["wall"], ".3f")
-            self._print(f"    {system}: {statistics.median(of['wall']):.3f}{spread}{cpu}")
+        self.row(name, work, unit, values)
         return found
+
+    def row(
+        self, name: str, work: str, unit: str, systems: Mapping[str, Mapping[str, list[float]]]
+    ) -> None:
+        """Keep and report a row.
+
+        Args:
+            name: Its own name.
+            work: What is done, for people.
+            unit: What a value is.
+            systems: By system: "values", one a round, and "cpu", the same or none.
+        """
+        self.rows.append({"name": name, "work": work, "unit": unit, "systems": systems})
+        self._print(f"  {work}, {unit}:")
+        for system, of in systems.items():
+            cpu = f"; CPU {statistics.median(of['cpu']):.3f}" if of["cpu"] else ""
+            spread = quartiles(of["values"], ".3f")
+            self._print(f"    {system}: {statistics.median(of['values']):.3f}{spread}{cpu}")
 
     def _note(self, line: str) -> None:
         self.lines.append(line.strip())
@@ -169,11 +182,19 @@ def cost(work: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+def cuts(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
 def quartiles(values: Sequence[float], form: str = ".2f") -> str:
     """Return ` (quartiles a-b of n rounds)`, or "" where there is one value only."""
     if len(values) < 2:
         return ""
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, _, high = cuts(values)
     return f" (quartiles {low:{form}}-{high:{form}} of {len(values)} rounds)"
 
 

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .measure import cuts
 from .systems import MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -129,19 +130,28 @@ def _table(row: Mapping[str, Any], command: str) -> Iterator[str]:
     """Yield a row as a table; where InMemorySaver is in it, with what each adds to it."""
     systems = row["systems"]
     base = systems.get(MEMORY)
-    rounds = max(len(values["wall"]) for values in systems.values())
-    yield f"\n**{row['work'][0].upper()}{row['work'][1:]}** · `{command}`, {rounds} rounds\n"
-    over = f" over {MEMORY} |" if base else ""
-    yield f"| | {row['unit']} | quartiles | CPU |{over}"
-    yield f"|---|--:|--:|--:|{'--:|' if base else ''}"
+    rounds = max(len(values["values"]) for values in systems.values())
+    of = f", {rounds} rounds" if rounds > 1 else ""
+    yield f"\n**{row['work'][0].upper()}{row['work'][1:]}** · `{command}`{of}\n"
+    columns = [row["unit"]]
+    if rounds > 1:
+        columns.append("quartiles")
+    if any(values["cpu"] for values in systems.values()):
+        columns.append("CPU")
+    if base:
+        columns.append(f"over {MEMORY}")
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|---|{'--:|' * len(columns)}"
     for name, values in systems.items():
-        low, middle, high = _quartiles(values["wall"])
-        cpu = _number(statistics.median(values["cpu"])) if values["cpu"] else ""
-        line = f"| {name} | {_number(middle)} | {_number(low)}–{_number(high)} | {cpu} |"
-        if base:
-            more = middle - statistics.median(base["wall"])
-            line += f" {_number(more)} |" if name != MEMORY else " |"
-        yield line
+        low, middle, high = cuts(values["values"])
+        cells = {
+            row["unit"]: _number(middle),
+            "quartiles": f"{_number(low)}–{_number(high)}",
+            "CPU": _number(statistics.median(values["cpu"])) if values["cpu"] else "",
+        }
+        if base and values is not base:
+            cells[f"over {MEMORY}"] = _number(middle - statistics.median(base["values"]))
+        yield f"| {name} | {' | '.join(cells.get(column, '') for column in columns)} |"
 
 
 def _peers(peers: Mapping[str, Any]) -> Iterator[str]:
@@ -153,13 +163,6 @@ def _peers(peers: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"- {note}" for note in run["notes"])
         for row in run["rows"]:
             yield from _table(row, run["command"])
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def _number(value: float) -> str:

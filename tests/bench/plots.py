@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from .measure import cuts
+from .systems import ASYNC, EXCLUSIVE, OURS, SYNC
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-COLOURS = ("#4c72b0", "#dd8452", "#c44e52", "#55a868", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+COLOURS = {SYNC: "#c44e52", ASYNC: "#dd8452", OURS: "#4c72b0", EXCLUSIVE: "#64b5cd"}
+OTHER = "#222222"
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9, "path.snap": False}
 
 
@@ -22,14 +25,14 @@ def overhead(rows: Sequence[Mapping[str, Any]], base: str, path: Path) -> None:
         figure = Figure(figsize=(7.2, 1.0 + 1.3 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
         for panel, row in zip(panels, rows, strict=True):
-            baseline = row["systems"][base]["wall"]
+            floor = row["systems"][base]["values"]
             names = [name for name in row["systems"] if name != base]
             for place, name in enumerate(names):
-                wall = row["systems"][name]["wall"]
-                more = [own - other for own, other in zip(wall, baseline, strict=True)]
-                low, middle, high = _quartiles(more)
+                wall = row["systems"][name]["values"]
+                more = [own - other for own, other in zip(wall, floor, strict=True)]
+                low, middle, high = cuts(more)
                 spread = [[middle - low], [high - middle]]
-                colour = COLOURS[place % len(COLOURS)]
+                colour = COLOURS.get(name, OTHER)
                 panel.barh(place, middle, xerr=spread, color=colour, ecolor="#444444", capsize=2)
             panel.set_yticks(range(len(names)), names)
             panel.invert_yaxis()
@@ -43,24 +46,17 @@ def files(series: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         panel = figure.subplots()
-        for place, (name, points) in enumerate(series.items()):
+        for name, points in series.items():
             steps = [step for step, _ in points]
             megabytes = [size / 1e6 for _, size in points]
-            style = "--" if place == 0 else "-"
-            colour = "#222222" if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
+            style = "-" if name in COLOURS else "--"
+            colour = COLOURS.get(name, OTHER)
             panel.plot(steps, megabytes, style, color=colour, label=name, linewidth=1.5)
         panel.set_yscale("log")
         panel.set_xlabel("steps of a conversation that grows by 2 KB a step")
         panel.set_ylabel("MB of all files, while it runs")
         panel.legend(frameon=False)
         _save(figure, path)
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from .measure import cuts
 from .systems import MEMORY, OURS, SYNC
 
 if TYPE_CHECKING:
@@ -110,8 +111,5 @@ def _owners(owners: Mapping[str, float], unit: str) -> Iterator[str]:
 
 
 def _line(what: str, values: list[float], note: str) -> str:
-    middle = statistics.median(values)
-    if len(values) < 2:
-        return f"| {what} | {middle:.3f} | | {note} |"
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = cuts(values)
     return f"| {what} | {middle:.3f} | {low:.3f}–{high:.3f} | {note} |"

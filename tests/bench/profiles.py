@@ -32,6 +32,7 @@ _BUILTIN = {
     "_imp.": "importing modules",
 }
 _PATHS = {
+    "/notebook_agents/journal/archive.py": "DuckDB, and what calls it",  # its calls are not seen
     "/notebook_agents/graph/": "notebook_agents.graph",
     "/notebook_agents/runtime/": "notebook_agents.runtime",
     "/notebook_agents/journal/": "notebook_agents.journal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,11 +68,19 @@ def run(bench: Bench) -> None:
     steps, seed = bench.size(500, 5), bench.rng.randrange(2**32)
     content = steps * 2 * BYTES
     bench.say(f"  {steps} steps with two messages of {BYTES} bytes: {content:,} bytes of content")
-    series: dict[str, list[tuple[int, int]]] = {"the messages": [(0, 0), (steps, content)]}
+    every = range(1, steps + 1, max(steps // MARKS, 1))
+    series = {"the messages themselves": [(step, step * 2 * BYTES) for step in every]}
     with sandbox() as home:
-        for system in (OURS, EXCLUSIVE, SYNC, ASYNC):
-            series[system] = _weigh(bench, home, system, JUDGED, "killed", steps, seed)
-            _weigh(bench, home, system, JUDGED, "closed", steps, seed)
+        for ending in BARS:
+            found = {}
+            for system in (OURS, EXCLUSIVE, SYNC, ASYNC):
+                over, ratio = _weigh(bench, home, system, JUDGED, ending, steps, seed)
+                found[system] = {"values": [ratio], "cpu": []}
+                if ending == "killed":
+                    series[system] = over
+            after = "closed" if ending == "closed" else "after a SIGKILL"
+            work = f"all files after {steps} steps of a growing conversation, {after}"
+            bench.row(f"size-{ending}", work, "bytes ÷ content", found)
         for kind in [kind for kind in KINDS if kind != JUDGED][: bench.size(len(KINDS), 0)]:
             for ending in BARS:
                 _weigh(bench, home, OURS, kind, ending, steps, seed)
@@ -80,8 +89,8 @@ def run(bench: Bench) -> None:
 
 def _weigh(
     bench: Bench, home: Path, system: str, kind: str, ending: str, steps: int, seed: int
-) -> list[tuple[int, int]]:
-    """Run the conversation in a process, report its files; return their bytes over its steps."""
+) -> tuple[list[tuple[int, int]], float]:
+    """Run the conversation in a process; return its files' bytes over the steps, and ÷ content."""
     folder = home / f"{system}-{kind}-{ending}"
     folder.mkdir()
     over = _spawn(folder, system, kind, ending, steps, seed)
@@ -89,8 +98,7 @@ def _weigh(
     found = files(folder)
     total = sum(found.values())
     shown = ", ".join(f"{name} {number:,}" for name, number in found.items() if number)
-    after = "closed" if ending == "closed" else "after a SIGKILL"
-    line = f"{system}, {kind}, {steps} steps, {after}: {total:,} bytes ({shown}), ÷ content"
+    line = f"{system}, {kind}, {steps} steps, {ending}: {total:,} bytes ({shown}), ÷ content"
     if kind == JUDGED and system in (OURS, EXCLUSIVE):
         bench.judge(line, total / content, BARS[ending])
     else:
@@ -98,7 +106,8 @@ def _weigh(
     if system == OURS:
         most = max(size / (step * 2 * BYTES) for step, size in over[-MARKS // 5 :] if step)
         bench.say(f"  its most during the last fifth of the run, ÷ content until then: {most:.2f}")
-    return [*over, (steps, total)] if ending == "killed" else over
+    shutil.rmtree(folder)
+    return [*over, (steps, total)], total / content
 
 
 def _spawn(
