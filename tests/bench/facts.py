@@ -6,14 +6,12 @@ import datetime
 import os
 import platform
 import sqlite3
-import statistics
 import tempfile
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from notebook_agents.journal.queue_file import file_system
 
 PACKAGES = (
     "notebook-agents",
@@ -25,19 +23,20 @@ PACKAGES = (
 )
 
 
-def facts(*packages: str) -> dict[str, Any]:
-    """Return date, machine and versions.
-
-    Args:
-        packages: Further packages whose versions count.
-    """
-    place = Path(tempfile.gettempdir())
-    versions = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, SQLite and packages, as far as they are installed."""
+    found = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
     for name in (*PACKAGES, *packages):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue  # an environment of an older LangGraph has not all of them
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def facts() -> dict[str, Any]:
+    """Return date, machine and versions."""
+    from notebook_agents.journal.queue_file import file_system  # not in every environment
+
+    place = Path(tempfile.gettempdir())
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": _processor(),
@@ -46,7 +45,7 @@ def facts(*packages: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "file_system": file_system(place) or "unknown",
         "load": round(os.getloadavg()[0], 1),
-        "versions": versions,
+        "versions": versions(),
     }
 
 
@@ -85,8 +84,3 @@ def floor(folder: Path, size: int, *, times: int) -> dict[str, list[float]]:
         os.close(file)
         found[name] = took
     return found
-
-
-def middle(values: list[float]) -> float:
-    """Return the median, or 0 of nothing."""
-    return statistics.median(values) if values else 0.0

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from ..facts import facts
 from ..measure import ROOT
 from ..page import PEERS, REPOSITORY
 
@@ -53,7 +54,9 @@ def main(names: tuple[str, ...], quick: bool) -> None:
     """Measure the named systems, each in an environment of its own."""
     for name in names:
         begun = time.monotonic()
+        about = facts()
         found = _measured(EVERY[name], quick=quick)
+        found["facts"] = {**about, "versions": found.pop("versions")}
         found["command"] = f"python -m tests.bench.peers {name}"
         found["title"] = EVERY[name].title
         found["seconds"] = round(time.monotonic() - begun, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -59,9 +58,9 @@ def _measure(bench: Bench, home: Path) -> None:
     builder.add_edge(START, "node").add_edge("node", END)
     theirs = home / "dbos"
     theirs.mkdir()
-    DBOS(config={"name": "bench", "system_database_url": f"sqlite:///{theirs / 'dbos.sqlite'}"})
+    where = f"sqlite:///{theirs / 'dbos.sqlite'}"
+    DBOS(config={"name": "bench", "system_database_url": where, "log_level": "WARNING"})
     DBOS.launch()
-    logging.getLogger("dbos").setLevel(logging.WARNING)
     with na.Journal.open(home / "journal") as journal:
         agent = na.Agent(builder, name="bench", journal=journal)
 

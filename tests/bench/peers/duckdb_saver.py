@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..systems import Opened
 
 DUCKDB = "DuckDBSaver sync"
-ROUNDS = 11
+ROUNDS = 5
 
 
 def _measure(bench: Bench, home: Path) -> None:

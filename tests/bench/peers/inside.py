@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from ..facts import facts
+from ..facts import versions
 from ..measure import Bench, sandbox
 
 if TYPE_CHECKING:
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 
 def measured(measure: Callable[[Bench, Path], None], *packages: str) -> None:
-    """Measure, and write rows, notes and facts into the file that the command line names.
+    """Measure, and write rows, notes and versions into the file that the command line names.
 
     Args:
         measure: Does it, in a folder for its files.
         packages: Whose versions count besides the usual ones.
     """
     bench = Bench(rng=Random(1), small=sys.argv[2:] == ["quick"])
-    found = {"facts": facts(*packages)}
     with sandbox() as home:
         measure(bench, home)
-    kept = {**found, "rows": bench.rows, "notes": bench.lines}
+    kept = {"versions": versions(*packages), "rows": bench.rows, "notes": bench.lines}
     Path(sys.argv[1]).write_text(json.dumps(kept))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..measure import Bench
     from ..systems import Opened
 
-ROUNDS = 11
+ROUNDS = 7
 _numbers = count()
 
 
