@@ -7,7 +7,6 @@ import os
 import platform
 import sqlite3
 import tempfile
-import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,31 +55,3 @@ def _processor() -> str:
         return platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return names[0] if names else platform.machine()
-
-
-def floor(folder: Path, size: int, *, times: int) -> dict[str, list[float]]:
-    """Return what the disk takes for what no durable append can do without, in ms each.
-
-    Args:
-        folder: Where the files are made.
-        size: The bytes of one append.
-        times: How often.
-
-    Returns:
-        "grown": appended to a file that grows, then `fdatasync`. "overwritten": the same on blocks
-        that the file has already, as a log that is used again does.
-    """
-    found: dict[str, list[float]] = {}
-    path = folder / "floor"
-    content = os.urandom(size)
-    for name in ("grown", "overwritten"):
-        file = os.open(path, os.O_RDWR | os.O_CREAT)
-        took = []
-        for number in range(times):
-            begun = time.perf_counter()
-            os.pwrite(file, content, number * size)
-            os.fdatasync(file)
-            took.append((time.perf_counter() - begun) * 1e3)
-        os.close(file)
-        found[name] = took
-    return found

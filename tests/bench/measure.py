@@ -112,8 +112,8 @@ class Bench:
         }
         values = {
             system: {
-                "values": [cost.wall * 1e3 for cost in costs],
-                "cpu": [cost.cpu * 1e3 for cost in costs if cost.cpu is not None],
+                "values": [round(cost.wall * 1e3, 4) for cost in costs],
+                "cpu": [round(cost.cpu * 1e3, 4) for cost in costs if cost.cpu is not None],
             }
             for system, costs in found.items()
         }

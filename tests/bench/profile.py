@@ -20,7 +20,6 @@ from unittest.mock import patch
 from notebook_agents.journal import log as journal_log
 from notebook_agents.journal.writer import Writer
 
-from .facts import floor
 from .measure import ROOT, Bench, child, interleave, sandbox
 from .overhead import sequence
 from .profiles import by_owner, dearest, profiled
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 11
 _SHOWN = 12
+_USUAL = 16_384
+"""The bytes that a step writes, where the system does not count them."""
 
 
 def run(bench: Bench) -> None:
@@ -52,10 +53,10 @@ def _step(bench: Bench, home: Path, steps: int) -> dict[str, Any]:
     arms: dict[str, Callable[[], Mapping[str, float]]] = {
         name: partial(once, name) for name in (MEMORY, SYNC, OURS)
     }
-    size = max(int(written / 2), 1)  # a step appends twice, and syncs once for both
+    size = int(written) or _USUAL
     arms["floor"] = lambda: {
         name: statistics.median(took)
-        for name, took in floor(home, size, times=bench.size(200, 10)).items()
+        for name, took in _floor(home, size, times=bench.size(200, 10)).items()
     }
     found = interleave(bench, arms, rounds=ROUNDS)
     kept = {
@@ -119,6 +120,34 @@ def _watched(owner: Any, name: str) -> Iterator[list[float]]:
 
     with patch.object(owner, name, watched):
         yield took
+
+
+def _floor(folder: Path, size: int, *, times: int) -> dict[str, list[float]]:
+    """Return what the disk takes for what no durable append can do without, in ms each.
+
+    Args:
+        folder: Where the files are made.
+        size: The bytes of one append.
+        times: How often.
+
+    Returns:
+        "grown": appended to a file that grows, then `fdatasync`. "overwritten": the same on blocks
+        that the file has already, as a log that is used again does.
+    """
+    found: dict[str, list[float]] = {}
+    path = folder / "floor"
+    content = os.urandom(size)
+    for name in ("grown", "overwritten"):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        took = []
+        for number in range(times):
+            begun = time.perf_counter()
+            os.pwrite(file, content, number * size)
+            os.fdatasync(file)
+            took.append((time.perf_counter() - begun) * 1e3)
+        os.close(file)
+        found[name] = took
+    return found
 
 
 def _system_calls(home: Path, steps: int) -> tuple[dict[str, float], float]:

@@ -20,7 +20,7 @@ anew.
 
 _LIMIT = """
 **The limit.** An intent that is on disk before its step costs at least one append and one
-`fdatasync`. Measured alone, in the same rounds, on the same disk:
+`fdatasync`. As many bytes as a step writes, alone, in the same rounds, on the same disk:
 """
 
 _WHO = """

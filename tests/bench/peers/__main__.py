@@ -76,7 +76,7 @@ def _measured(peer: Peer, *, quick: bool) -> dict[str, Any]:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *peer.requirements], check=True)
         out = Path(folder, "out.json")
         module = f"{__package__}.{peer.module}"
-        command = [python, "-m", module, out, *(["quick"] if quick else [])]
+        command = [str(python), "-m", module, str(out), *(["quick"] if quick else [])]
         subprocess.run(command, cwd=ROOT, check=True, env=_environment())
         found: dict[str, Any] = json.loads(out.read_text())
         return found

@@ -61,7 +61,10 @@ def _measure(bench: Bench, home: Path) -> None:
             f"{size:,} bytes, ÷ content {size / (steps * 2 * BYTES):.2f}; the server's log of "
             "changes not counted"
         )
-        bench.say(f"PostgreSQL {version}, over a Unix socket, with initdb's settings (fsync on)")
+        bench.say(
+            f"PostgreSQL {version}, over a Unix socket, with initdb's settings (fsync on); "
+            "CPU is the client's alone"
+        )
 
 
 @contextmanager
