@@ -37,17 +37,19 @@ NAMES = (
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--seed", type=int, help="Repeats the order and the texts of a run.")
 @click.option("--quick", is_flag=True, help="The smallest sizes: shows that everything runs.")
+@click.option("--full", is_flag=True, help="Journals of a million records, where a bar is of one.")
 @click.option("--out", type=click.Path(path_type=Path), default=page.OUT, help="For the JSON.")
-def main(names: tuple[str, ...], seed: int | None, quick: bool, out: Path) -> None:
+def main(names: tuple[str, ...], seed: int | None, quick: bool, full: bool, out: Path) -> None:
     """Run the named benchmarks, or all; the exit code is 1 if a bar was missed.
 
     All of them together write docs/benchmarks.md, and "profile" writes docs/profile.md; with
     --quick the pages go beside the JSON instead.
     """
     seed = SystemRandom().randrange(2**32) if seed is None else seed
+    options = [*(["--full"] if full else []), "--seed", str(seed)]
     begun = time.monotonic()
     run: dict[str, Any] = {
-        "command": f"python -m tests.bench {' '.join([*names, '--seed', str(seed)])}",
+        "command": " ".join(["python -m tests.bench", *names, *options]),
         "quick": quick,
         "all": set(names or NAMES) == set(NAMES),
         "facts": facts(),
@@ -57,7 +59,7 @@ def main(names: tuple[str, ...], seed: int | None, quick: bool, out: Path) -> No
     missed: list[str] = []
     for name in names or NAMES:
         click.echo(f"\n{name}: python -m tests.bench {name} --seed {seed}")
-        bench = Bench(rng=Random(seed), small=quick, say=click.echo)
+        bench = Bench(rng=Random(seed), small=quick, full=full, say=click.echo)
         at = time.monotonic()
         import_module(f"{__package__}.{name}").run(bench)
         run["benchmarks"][name] = {
