@@ -82,6 +82,15 @@ def test_the_pages_in_docs_are_whole() -> None:
     assert "The limit." in (page.DOCS / "profile.md").read_text()
 
 
+@pytest.mark.parametrize("load", [0.1, 3.7])
+def test_figures_of_a_busy_machine_are_called_placeholders(run: Path, load: float) -> None:
+    """Whoever reads figures that were taken beside other work is told so."""
+    found = json.loads((run / "bench.json").read_text())
+    found["facts"]["load"] = load
+
+    assert ("placeholders" in "\n".join(page.machine(found))) == (load > 1)
+
+
 def test_systems_take_turns_in_every_round() -> None:
     """No system of a row is run twice before every other one was run, and one round is not kept."""
     order: list[str] = []

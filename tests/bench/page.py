@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
 OUT = REPOSITORY / "bench-out"
 PEERS = DOCS / "peers.json"
+_QUIET = 0.5
+"""The load before a run, from which on its figures say little."""
 DRAWN = ("sequence", "fan-out")
 
 
@@ -119,6 +121,8 @@ def machine(run: Mapping[str, Any]) -> Iterator[str]:
         f"- {facts['cores']} cores of {facts['processor']}, {facts['memory_gb']} GB, "
         f"{facts['system']}, {facts['file_system']}, load {facts['load']} before{after}"
     )
+    if facts["load"] > _QUIET:
+        yield "- **the machine had other work meanwhile: the figures are placeholders**"
     yield "- " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
 
 
