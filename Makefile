@@ -47,7 +47,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) .venv-newest build dist demo-out demo.json
+	rm -rf $(VENV) .venv-newest build dist demo-out demo.json bench-out
 
 $(VENV)/.ready-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[notebook]"
