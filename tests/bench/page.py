@@ -78,8 +78,7 @@ _BY_HAND = """
 ## By hand: systems that need a server or other versions
 
 Each was run once, in an environment of its own, beside what of the above fits into it. The numbers
-are kept in `docs/peers.json`; the command measures anew and replaces them.
-"""
+are kept in `docs/peers.json`; the command measures anew and replaces them."""
 
 
 def _page(run: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:

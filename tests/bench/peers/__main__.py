@@ -64,7 +64,7 @@ def main(names: tuple[str, ...], quick: bool) -> None:
         if not quick:
             kept = json.loads(PEERS.read_text()) if PEERS.exists() else {}
             PEERS.parent.mkdir(exist_ok=True)
-            PEERS.write_text(json.dumps({**kept, name: found}, indent=1, sort_keys=True) + "\n")
+            PEERS.write_text(json.dumps({**kept, name: found}, indent=1) + "\n")
             click.echo(f"kept in {PEERS.name}; the next `make bench` has it on its page")
 
 
