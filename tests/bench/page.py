@@ -67,6 +67,8 @@ _PLOTS = """
 
 ![Size of all files over the steps of a run](files.svg)
 
+A line that jumps at the end is of a system whose checkpoints were still waiting in memory.
+
 **The systems.** *Agent* is this package with a journal that any number of processes share. *Agent,
 exclusive* is the same with `na.Journal.open(mode="exclusive")`: DuckDB stays open in the one
 process that may read history; appending is the same. *sync* and *async* are LangGraph's
