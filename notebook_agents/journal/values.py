@@ -22,7 +22,7 @@ from notebook_agents.journal.records import Draft, compress, decompress
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from notebook_agents.sealing import DataKey
 
@@ -262,14 +262,15 @@ def _is_short(value: Any) -> bool:
     return kind in _ATOMS
 
 
-def spread(nodes: Sequence[Any]) -> list[Any]:
-    """Return a stored list's nodes with one for each chunk again."""
+def beginning(nodes: Sequence[Any], count: int) -> list[Any]:
+    """Return the first `count` of a stored list's nodes, of which one stands for several chunks."""
     found: list[Any] = []
     for node in nodes:
-        if node[0] == SPAN:
-            found.extend((CHUNKED, node[1], place) for place in range(node[2], node[2] + node[3]))
-        else:
-            found.append(node)
+        if count <= 0:
+            break
+        held = node[3] if node[0] == SPAN else 1
+        found.append((SPAN, *node[1:3], count) if held > count else node)
+        count -= held
     return found
 
 
@@ -294,7 +295,7 @@ class Decoder:
     def __init__(self, codec: Codec, fetch: Callable[[Sequence[int]], dict[int, bytes]]) -> None:
         self._codec = codec
         self._fetch = fetch
-        self._chunks: dict[int, bytes] = {}
+        self._chunks: dict[int, tuple[str, bytes]] = {}
 
     def decode(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose record refers to `refs`.
@@ -305,7 +306,7 @@ class Decoder:
             ValueNotKeptError: A part cannot be rebuilt here.
         """
         self.prefetch([(node, refs)])
-        return self._value(node, refs)
+        return self.value(node, refs)
 
     def prefetch(self, trees: Sequence[tuple[Sequence[Any], Sequence[int]]]) -> None:
         """Read the chunks of several trees at once."""
@@ -313,38 +314,64 @@ class Decoder:
         missing = sorted(wanted - self._chunks.keys())
         if not missing:
             return
-        self._chunks.update(self._fetch(missing))
+        for seq, payload in self._fetch(missing).items():
+            tag, _, data = decompress(payload).partition(b"\0")
+            self._chunks[seq] = (tag.decode(), data)
         lost = [seq for seq in missing if seq not in self._chunks]
         if lost:
-            raise JournalDamagedError(
-                f"record {lost[0]} is missing from the journal: put its files back from a copy"
-            )
+            raise lost_record(lost[0])
 
-    def _value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
+    def keep(self, chunks: Container[int]) -> None:
+        """Forget all but these chunks."""
+        self._chunks = {seq: chunk for seq, chunk in self._chunks.items() if seq in chunks}
+
+    def value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
+        """Return the value of a tree whose chunks were read before; see `decode`."""
         kind = node[0]
         if kind == LEAF:
             return self._codec.loads(node[1], node[2])
         if kind == CHUNKED:
-            return self._chunk_value(refs[node[2]])
+            return self._codec.loads(*self._chunks[refs[node[2]]])
         if kind == LIST:
-            items: list[Any] = []
-            for child in spread(node[1]):
-                if child[0] == PAGED:
-                    items.extend(self._chunk_value(refs[child[2]]))
-                elif child[0] == RUN:
-                    items.extend(self._codec.loads(child[1], child[2]))
-                else:
-                    items.append(self._value(child, refs))
-            return items
+            return self._list(node[1], refs)
         if kind == DICT:
             return {
-                key: self._value(child, refs) for key, child in zip(node[1], node[2], strict=True)
+                key: self.value(child, refs) for key, child in zip(node[1], node[2], strict=True)
             }
-        return self._codec.whole(node[1], [self._value(child, refs) for child in node[2]])
+        return self._codec.whole(node[1], [self.value(child, refs) for child in node[2]])
 
-    def _chunk_value(self, seq: int) -> Any:
-        tag, _, data = decompress(self._chunks[seq]).partition(b"\0")
-        return self._codec.loads(tag.decode(), data)
+    def _list(self, nodes: Sequence[Any], refs: Sequence[int]) -> list[Any]:
+        items: list[Any] = []
+        for child in nodes:
+            if child[0] == SPAN:
+                places = range(child[2], child[2] + child[3])
+                items += self._chunk_values([refs[place] for place in places])
+            elif child[0] == PAGED:
+                items += self._codec.loads(*self._chunks[refs[child[2]]])
+            elif child[0] == RUN:
+                items += self._codec.loads(child[1], child[2])
+            else:
+                items.append(self.value(child, refs))
+        return items
+
+    def _chunk_values(self, seqs: Sequence[int]) -> list[Any]:
+        """Return the values of neighbouring chunks; of MessagePack all at once, as one array."""
+        chunks = [self._chunks[seq] for seq in seqs]
+        if len(chunks) > 1 and {tag for tag, _ in chunks} == {"m"}:
+            header = b"\xdd" + len(chunks).to_bytes(4)
+            with suppress(Exception):  # one may be nested so deep that it opens only by itself
+                whole = self._codec.loads("m", header + b"".join([data for _, data in chunks]))
+                if len(whole) == len(chunks):
+                    found: list[Any] = whole
+                    return found
+        return [self._codec.loads(tag, data) for tag, data in chunks]
+
+
+def lost_record(seq: int) -> JournalDamagedError:
+    """Return the error of a record that another refers to and that is nowhere."""
+    return JournalDamagedError(
+        f"record {seq} is missing from the journal: put its files back from a copy"
+    )
 
 
 def _places(node: Sequence[Any]) -> list[int]:

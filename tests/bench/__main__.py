@@ -29,6 +29,7 @@ NAMES = (
     "overhead",
     "lookups",
     "many",
+    "reading",
     "profile",
 )
 
