@@ -240,6 +240,13 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
     Raises:
         JournalDamagedError: Something in it is not as it was written.
     """
+    with queue.snapshot():  # of one moment: others who opened it behind this one may append
+        _look(queue, key)
+    with suppress(OSError):
+        keycopy.complete(queue.home, queue.journal_id, queue.keys)
+
+
+def _look(queue: Queue, key: Callable[[str], DataKey]) -> None:
     if trouble := queue.trouble():
         raise damage.found(queue.home, f"{QUEUE} fails its check ({trouble})")
     first, last = queue.bounds()
@@ -276,8 +283,6 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
     _heads_of(queue, threads)
     if first <= 1:
         _compare(queue, implied([], sorted_by_number(threads)))
-    with suppress(OSError):
-        keycopy.complete(queue.home, queue.journal_id, queue.keys)
 
 
 def shredded(record: Record, others: Iterable[Record]) -> bool:
@@ -302,9 +307,10 @@ def heads(queue: Queue, connection: duckdb.DuckDBPyConnection) -> None:
     Raises:
         JournalDamagedError: One is missing, or is not what its records say.
     """
-    recent = list(queue.every())
-    before = recent[0].seq if recent else 1
-    _compare(queue, implied(archived(connection, before), recent))
+    with queue.snapshot():
+        recent = list(queue.every())
+        before = recent[0].seq if recent else 1
+        _compare(queue, implied(archived(connection, before), recent))
 
 
 def _compare(queue: Queue, records_say: dict[str, Implied]) -> None:

@@ -136,6 +136,9 @@ class Queue:
         """Have all that is read in the block be of one moment, whatever others commit."""
         with self.reading:
             reader = self._usable()
+            if reader.in_transaction:  # the block stands in another one
+                yield
+                return
             reader.execute("BEGIN")
             try:
                 yield
