@@ -134,22 +134,31 @@ class Model:
 
 
 @dataclass
-class Seen:
-    """What somebody sees who looks at everything.
+class Glance:
+    """What somebody sees who looks at what is newest.
 
     Attributes:
         threads: The names of all threads.
-        listed: All checkpoints with their pending writes, in LangGraph's order.
         newest: The newest checkpoint by thread and namespace.
+    """
+
+    threads: set[str]
+    newest: dict[tuple[str, str], Any]
+
+
+@dataclass
+class Seen(Glance):
+    """What somebody sees who looks at everything.
+
+    Attributes:
+        listed: All checkpoints with their pending writes, in LangGraph's order.
         two: The two newest of each thread.
         named: Each checkpoint, asked for by its id.
         results: What steps returned, by thread, run and step.
         answers: What each run of a thread gave.
     """
 
-    threads: set[str]
     listed: list[Any]
-    newest: dict[tuple[str, str], Any]
     two: dict[str, list[Any]]
     named: dict[At, Any]
     results: dict[str, dict[tuple[int, str], Any]]
@@ -177,31 +186,37 @@ class Desk:
         """Close the journal."""
         self.journal.close()
 
+    def glance(self) -> Glance:
+        """Look at what is newest, out of this process's memory where it has it."""
+        with self.journal.reading():
+            return Glance(
+                threads={info.thread for info in self.journal.threads()},
+                newest={
+                    (thread, ns): _row(self.saver.get_tuple(config(thread, ns)))
+                    for thread in (*PLAIN, *DRIVEN)
+                    for ns in SPACES
+                },
+            )
+
     def look(self) -> Seen:
         """Look at everything."""
         saver = self.saver
-        names = (*PLAIN, *DRIVEN)
         with self.journal.reading():
+            there = self.glance()
             listed = [_row(found) for found in saver.list(None)]
-            newest = {
-                (thread, ns): _row(saver.get_tuple(config(thread, ns)))
-                for thread in names
-                for ns in SPACES
-            }
             two = {
                 thread: [_row(found) for found in saver.list(config(thread, None), limit=2)]
-                for thread in names
+                for thread in (*PLAIN, *DRIVEN)
             }
             named = {
                 row[0]: _row(saver.get_tuple(config(row[0].thread, row[0].ns, row[0].id)))
                 for row in listed
             }
-            threads = {info.thread for info in self.journal.threads()}
-            driven = [thread for thread in DRIVEN if thread in threads]
+            driven = [thread for thread in DRIVEN if thread in there.threads]
             return Seen(
-                threads=threads,
+                threads=there.threads,
+                newest=there.newest,
                 listed=listed,
-                newest=newest,
                 two=two,
                 named=named,
                 results={thread: self.results(thread) for thread in driven},

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from support.dictionary import At, Operation, Seen
+    from support.dictionary import At, Glance, Operation, Seen
 
 AGENT = "modelled"
 
@@ -122,7 +122,7 @@ class Beside:
                 except EOFError:
                     break
                 try:
-                    there.send((_answer(desk, what), None))
+                    there.send((getattr(desk, what[0])(*what[1:]), None))
                 except Exception:
                     there.send((None, traceback.format_exc()))
             desk.close()
@@ -132,14 +132,19 @@ class Beside:
 
     def do(self, what: Operation) -> None:
         """Have it do something."""
-        self._ask(what)
+        self._ask("do", what)
 
     def look(self) -> Seen:
         """Have it look at everything."""
-        seen: Seen = self._ask(None)
+        seen: Seen = self._ask("look")
         return seen
 
-    def _ask(self, what: Operation | None) -> Any:
+    def glance(self) -> Glance:
+        """Have it look at what is newest."""
+        glance: Glance = self._ask("glance")
+        return glance
+
+    def _ask(self, *what: Any) -> Any:
         self._here.send(what)
         assert self._here.poll(HUNG_SECONDS), f"it hangs in {what}: {self._child.log}"
         answer, error = self._here.recv()
@@ -156,13 +161,6 @@ class Beside:
         self._child.kill()
         self._here.close()
         self._child.end()
-
-
-def _answer(desk: Desk, what: Operation | None) -> Seen | None:
-    if what is None:
-        return desk.look()
-    what.do(desk)
-    return None
 
 
 def killed(
