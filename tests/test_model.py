@@ -46,7 +46,7 @@ from notebook_agents.journal.check import check
 if TYPE_CHECKING:
     from support.dictionary import Glance, Operation, Seen
 
-EXAMPLES, STEPS = 20, 25
+EXAMPLES, STEPS = 12, 40
 SIZES = (2, 70, 300, 5000)
 """Characters: inline, in the record, a chunk, and one that is no page's."""
 EDITS = ("grow", "many", "mutate", "shrink", "share", "replace", "drop", "nothing")
@@ -62,7 +62,8 @@ INGESTS = tuple(fault for fault in Fault if fault.name.startswith("INGEST"))
 COMPACTS = tuple(fault for fault in Fault if fault.name.startswith("COMPACT"))
 RUNS = ("run 0", "run 1", "run 2")
 KINDS = ("put", "put", "put_writes", "latest", "keep", "without_runs", "delete", "copy")
-BESIDE = st.booleans()
+LESS = st.sampled_from(["latest", "keep", "without_runs"])
+THREADS = st.sampled_from([PLAIN[0], *PLAIN])
 
 
 def text(number: int, size: int) -> str:
@@ -166,30 +167,32 @@ class Life(RuleBasedStateMachine):
             return self.some_writes(data, model)
         if kind == "without_runs":
             return WithoutRuns(data.draw(st.lists(st.sampled_from(RUNS), min_size=1, max_size=2)))
-        names = st.sampled_from(sorted(model.threads) or ["t"])
-        if kind == "latest":
-            return Latest(data.draw(st.lists(names, min_size=1, max_size=2, unique=True)))
         if not model.threads:
             return None
-        thread = data.draw(names)
         if kind == "delete":
-            return Delete(thread)
+            return Delete(data.draw(st.sampled_from(sorted(model.threads))))
+        longest = sorted(model.threads, key=lambda thread: (-len(model.of(thread)), thread))
+        thread = data.draw(st.sampled_from([longest[0], *longest]))
+        if kind == "latest":
+            return Latest(sorted({thread, longest[0]}))
         if kind == "keep":
             return Keep(thread, data.draw(st.integers(1, 4)))
         free = sorted(set(PLAIN) - model.threads)
         return Copy(thread, data.draw(st.sampled_from(free))) if free else None
 
-    def a_put(self, data: Any, model: Model) -> Put:
-        """Return a checkpoint that follows on another one, with what changed since."""
-        thread = data.draw(st.sampled_from(PLAIN))
-        ns = data.draw(st.sampled_from([*SPACES, ""]))
-        parent, again, back = data.draw(
-            st.tuples(
-                st.sampled_from(["mine", "newest", "newest", "older", "none"]),
-                st.integers(0, 9),
-                st.integers(0, 9),
-            )
-        )
+    def a_put(self, data: Any, model: Model, on: str | None = None) -> Put:
+        """Return a checkpoint that follows on another one, with what changed since.
+
+        Args:
+            data: What draws.
+            model: What is there.
+            on: The thread of which it follows on the newest; None: any, and any that is there.
+        """
+        thread = on or data.draw(THREADS)
+        ns = "" if on else data.draw(st.sampled_from([*SPACES, ""]))
+        parents = ["mine"] if on else ["mine", "newest", "older", "none"]
+        parent = data.draw(st.sampled_from(parents))
+        again, back = data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
         prior, values, versions = self.parent(parent, model, thread, ns, data)
         before = copy.deepcopy(values)
         if data.draw(st.integers(0, 5)):
@@ -259,15 +262,21 @@ class Life(RuleBasedStateMachine):
     def put(self, data: Any, beside: bool) -> None:
         self.do(self.a_put(data, self.model), beside=beside)
 
-    @rule(data=st.data())
-    def put_here(self, data: Any) -> None:
-        self.do(self.a_put(data, self.model), beside=False)
+    @rule(data=st.data(), beside=st.booleans(), times=st.integers(2, 6))
+    def go_on(self, data: Any, beside: bool, times: int) -> None:
+        """Put one checkpoint after the other, as a graph does."""
+        thread = data.draw(THREADS)
+        for _ in range(times):
+            self.do(self.a_put(data, self.model, thread), beside=beside)
+        if data.draw(st.booleans()):
+            self.do(self.drawn(data, data.draw(LESS), self.model), beside=beside)
+            self.do(self.a_put(data, self.model, thread), beside=beside)
 
     @rule(data=st.data(), beside=st.booleans())
     def put_writes(self, data: Any, beside: bool) -> None:
         self.do(self.some_writes(data, self.model), beside=beside)
 
-    @rule(data=st.data(), kind=st.sampled_from(["latest", "keep", "without_runs"]), beside=BESIDE)
+    @rule(data=st.data(), kind=LESS, beside=st.booleans())
     def keep_less(self, data: Any, kind: str, beside: bool) -> None:
         self.do(self.drawn(data, kind, self.model), beside=beside)
 
@@ -305,7 +314,7 @@ class Life(RuleBasedStateMachine):
 
     # -- killed on the way -------------------------------------------------------------------------
 
-    @rule(data=st.data(), alone=st.booleans(), inherits=st.booleans(), hit=st.integers(0, 2))
+    @rule(data=st.data(), alone=st.booleans(), inherits=st.booleans(), hit=st.sampled_from([0, 0, 1, 2]))
     def crash(self, data: Any, alone: bool, inherits: bool, hit: int) -> None:
         """A process dies: what it acknowledged is there, the rest wholly or not at all."""
         models, operations = [self.model], []
