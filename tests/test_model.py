@@ -1,4 +1,7 @@
-"""A journal's life equals a dictionary's: whatever is put, pruned, deleted, killed, in any order."""
+"""A journal's life equals a dictionary's: whatever is put, pruned, deleted, killed, in any order.
+
+Lives that end badly are shrunk and printed. CONTRIBUTING.md says how to have more of them.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,12 @@ from support.dictionary import (
     Ingest,
     Keep,
     Latest,
+    Model,
     Put,
     PutWrites,
     WithoutRuns,
 )
 from support.modelled import Beside, Fork, Resume, Run, adopt, killed, own
-from support.dictionary import Model
 
 from notebook_agents.faults import Fault
 from notebook_agents.journal.check import check
@@ -46,7 +49,7 @@ from notebook_agents.journal.check import check
 if TYPE_CHECKING:
     from support.dictionary import Glance, Operation, Seen
 
-EXAMPLES, STEPS = 12, 40
+EXAMPLES, STEPS = 8, 40
 SIZES = (2, 70, 300, 5000)
 """Characters: inline, in the record, a chunk, and one that is no page's."""
 EDITS = ("grow", "many", "mutate", "shrink", "share", "replace", "drop", "nothing")
@@ -271,6 +274,7 @@ class Life(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.do(self.drawn(data, data.draw(LESS), self.model), beside=beside)
             self.do(self.a_put(data, self.model, thread), beside=beside)
+            self.do(data.draw(st.sampled_from([Compact(), None])), beside=beside)
 
     @rule(data=st.data(), beside=st.booleans())
     def put_writes(self, data: Any, beside: bool) -> None:
@@ -314,7 +318,12 @@ class Life(RuleBasedStateMachine):
 
     # -- killed on the way -------------------------------------------------------------------------
 
-    @rule(data=st.data(), alone=st.booleans(), inherits=st.booleans(), hit=st.sampled_from([0, 0, 1, 2]))
+    @rule(
+        data=st.data(),
+        alone=st.booleans(),
+        inherits=st.booleans(),
+        hit=st.sampled_from([0, 0, 1, 2]),
+    )
     def crash(self, data: Any, alone: bool, inherits: bool, hit: int) -> None:
         """A process dies: what it acknowledged is there, the rest wholly or not at all."""
         models, operations = [self.model], []
@@ -334,9 +343,7 @@ class Life(RuleBasedStateMachine):
         if done < len(operations) and seen != models[done].seen():
             self.model = models[done + 1]
 
-    def kill(
-        self, operations: Any, at: Fault | None, hit: int, alone: bool, inherits: bool
-    ) -> int:
+    def kill(self, operations: Any, at: Fault | None, hit: int, alone: bool, inherits: bool) -> int:
         """Have a process killed; return how many operations it acknowledged."""
         self.sound = False
         if alone:

@@ -99,7 +99,9 @@ class Model:
         for one in self.wrote.get(at, ()):
             if one.index < 0 or (one.task, one.index) not in found:
                 found[one.task, one.index] = one
-        rows = sorted(found.values(), key=lambda one: writes_sort_key(one.path, one.task, one.index))
+        rows = sorted(
+            found.values(), key=lambda one: writes_sort_key(one.path, one.task, one.index)
+        )
         return [(one.task, one.channel, one.value) for one in rows]
 
     def row(self, at: At) -> tuple[Any, ...]:
@@ -364,9 +366,7 @@ class Latest:
         for thread in self.threads:
             for ns in SPACES:
                 for newest in model.of(thread, ns)[:1]:
-                    model.drop(
-                        lambda at, newest=newest: at[1:] == newest[1:] and at.id < newest.id
-                    )
+                    model.drop(lambda at, newest=newest: at[1:] == newest[1:] and at.id < newest.id)
 
 
 @dataclass
