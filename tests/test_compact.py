@@ -166,6 +166,21 @@ def test_a_thread_that_was_made_anew_counts_its_own_records(home: Path) -> None:
     assert check(home).findings == []
 
 
+def test_a_head_begins_behind_what_is_kept_for_a_copy(home: Path) -> None:
+    """What stays of a deleted thread for its copy is none of the thread of its name."""
+    with na.Journal.open(home) as journal:
+        grow(journal, "again", 1)
+        saver = na.JournalSaver(journal)
+        saver.copy_thread("again", "copy")
+        journal.delete_thread("again")
+        grow(journal, "again", 2, 3)
+        saver.prune(["again"])
+        grow(journal, STAYS, 1)
+        compact(journal)
+        assert grow(journal, "copy") == [line(1)]
+    assert check(home).findings == []
+
+
 def test_a_process_that_knew_pruned_values_goes_on(
     home: Path, journal: na.Journal, forked: Callable[..., int]
 ) -> None:

@@ -24,6 +24,7 @@ LINE = "a line that is long enough to be a chunk of its own " * 8
 
 class Lines(TypedDict, total=False):
     lines: Annotated[list[str], operator.add]
+    fixed: str
 
 
 def grown(journal: na.Journal, times: int = 1) -> Any:
@@ -99,3 +100,21 @@ def test_an_agent_runs_on_a_thread_that_was_deleted_elsewhere(
         assert fresh.thread("t").status is RunStatus.SUCCEEDED
         fork = read.fork("t", at=run.steps[-1].id).resume()
         assert fork.value == run.value
+
+
+@pytest.mark.parametrize("elsewhere", [delete, delete_and_make_again])
+def test_a_graph_goes_on_whose_thread_is_deleted_elsewhere_while_it_runs(
+    home: Path, journal: na.Journal, elsewhere: Callable[[Path], None], forked: Callable[..., int]
+) -> None:
+    """What it stores from then on refers to nothing that went with the thread."""
+
+    def lose(_: Lines) -> Lines:
+        assert forked(lambda: elsewhere(home)) == 0
+        return {"lines": ["2"]}
+
+    builder = StateGraph(Lines).add_node("lose", lose).add_edge(START, "lose")
+    graph = builder.compile(checkpointer=na.JournalSaver(journal))
+    graph.invoke({"lines": ["1"], "fixed": LINE}, T, durability="sync")
+    with na.Journal.open(home) as fresh:
+        values = grown(fresh, 0).get_state(T).values
+    assert values == {"lines": ["1", "2"], "fixed": LINE}

@@ -13,6 +13,7 @@ from test_journal import names, note
 
 from notebook_agents.errors import JournalDamagedError
 from notebook_agents.journal import Journal, locks, mark, unsynced
+from notebook_agents.journal.check import check
 from notebook_agents.journal.queue import Queue
 
 if TYPE_CHECKING:
@@ -106,3 +107,9 @@ def test_an_opening_after_a_kill_looks_while_others_write(
     with Journal.open(home) as journal:
         assert [head.thread for head in journal.queue.heads()] == ["another", "t"]
     assert child.end() == 0
+
+
+def test_a_journal_that_nobody_wrote_to_has_no_mark_yet(home: Path) -> None:
+    """A check beside whoever has just made it finds nothing wrong."""
+    with Journal.open(home):
+        assert check(home).findings == []

@@ -60,6 +60,16 @@ class Line:
     channels: dict[str, _Stored] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def begin(self, first: int | None) -> None:
+        """Forget what was stored in a thread of that name that was deleted since.
+
+        Args:
+            first: The thread's first number; None where it is not there.
+        """
+        stored = [seq for one in self.channels.values() for seq in (one.at.seq, one.base.seq)]
+        if any(seq and (first is None or seq < first) for seq in stored):  # 0: on its way
+            self.checkpoint_id, self.channels = None, {}
+
 
 def encode_checkpoint(
     line: Line,

@@ -366,6 +366,9 @@ class JournalSaver(BaseCheckpointSaver[int]):
         encoder = self._encoder(draft)
         line = self._lines.setdefault((thread, ns), Line())
         with line.lock:
+            if draft.token is None:  # nobody drives it: another process may have deleted it
+                head = self.journal.head(thread)
+                line.begin(None if head is None else head.first_seq)
             encode_checkpoint(
                 line,
                 encoder,

@@ -96,7 +96,8 @@ def check(home: Path, progress: Progress | None = None) -> Checked:
             raise
         result.opens = False
         result.findings.append(Finding(severity=Severity.MAJOR, what=what))
-    result.findings += _beside(home)
+    # The first commit makes the mark.
+    result.findings += _beside(home, marked=bool(result.records) or not result.opens)
     return result
 
 
@@ -240,7 +241,7 @@ def _keys(
     return found
 
 
-def _beside(home: Path) -> list[Finding]:
+def _beside(home: Path, *, marked: bool) -> list[Finding]:
     """Look at the small files, and for what does not belong here."""
     found = []
     files = integrity.archives(home)
@@ -249,7 +250,7 @@ def _beside(home: Path) -> list[Finding]:
         if generation != max(files) and not there:
             what = f"{path.name} is left over from an older generation"
             found.append(Finding(severity=Severity.MINOR, what=what))
-    if (home / QUEUE).exists() and mark.read(home) is None:
+    if marked and (home / QUEUE).exists() and mark.read(home) is None:
         what = f"{mark.FILE} is missing or damaged: until the next run some damage goes unnoticed"
         found.append(Finding(severity=Severity.MINOR, what=what))
     for name in (QUEUE, *(path.name for path in files.values())):

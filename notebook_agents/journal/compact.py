@@ -322,7 +322,7 @@ class _Compactor:
     def _switch(self, plan: Plan, generation: int, gone: compacted.Ranges) -> set[str]:
         """Say in one transaction which file counts, and what the heads have now."""
         heads = [
-            {"thread": thread, "gone": count, "first": plan.first.get(thread, 0)}
+            {"thread": thread, "gone": count, "first": plan.opening.get(thread, 0)}
             for thread, count in plan.of_thread.items()
         ]
         packed = compacted.pack(gone)

@@ -31,7 +31,8 @@ class Plan:
         kept_bytes: What those of the others take.
         scopes: Those of threads that there are, some of whose records go.
         of_thread: How many records go of those that each head counts.
-        first: The first record that each thread keeps.
+        first: The first record that each thread keeps, also of those before its deletion.
+        opening: The first one that each head counts and keeps.
     """
 
     upto: int
@@ -42,6 +43,7 @@ class Plan:
     scopes: set[str] = field(default_factory=set)
     of_thread: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
+    opening: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, seq: int, thread: str, size: int, *, counted: bool) -> None:
         """Have a record go; of several the newest first.
@@ -61,10 +63,12 @@ class Plan:
         if counted:
             self.of_thread[thread] = self.of_thread.get(thread, 0) + 1
 
-    def keep(self, seq: int, thread: str, size: int) -> None:
-        """Have a record stay."""
+    def keep(self, seq: int, thread: str, size: int, *, counted: bool) -> None:
+        """Have a record stay; see `leave_out`."""
         self.kept_bytes += size
         self.first[thread] = min(seq, self.first.get(thread, seq))
+        if counted:
+            self.opening[thread] = min(seq, self.opening.get(thread, seq))
 
 
 class Sieve:
@@ -120,12 +124,12 @@ class Sieve:
             self._undecided.append((seq, thread, refs, size))
             return
         plan = self.plan
+        dead = seq < self._deleted.get(thread, 0)
         if seq in self._wanted or not self._may_go(seq, kind, thread, scope, run):
-            plan.keep(seq, thread, size)
+            plan.keep(seq, thread, size, counted=not dead)
             self._wanted.discard(seq)
             self._wanted.update(refs or ())
             return
-        dead = seq < self._deleted.get(thread, 0)
         plan.leave_out(seq, thread, size, counted=not dead)
         if scope in self._scopes and (kind == Kind.CHUNK or not dead):
             plan.scopes.add(scope)
@@ -155,7 +159,7 @@ class Sieve:
             if idle and not self._last(seq, thread):
                 plan.leave_out(seq, thread, size, counted=shown)
             else:
-                plan.keep(seq, thread, size)
+                plan.keep(seq, thread, size, counted=shown)
         plan.gone = compacted.joined(plan.gone)
         return plan
 
