@@ -49,7 +49,7 @@ from notebook_agents.journal.check import check
 if TYPE_CHECKING:
     from support.dictionary import Glance, Operation, Seen
 
-EXAMPLES, STEPS = 8, 40
+EXAMPLES, STEPS = 5, 40
 SIZES = (2, 70, 300, 5000)
 """Characters: inline, in the record, a chunk, and one that is no page's."""
 EDITS = ("grow", "many", "mutate", "shrink", "share", "replace", "drop", "nothing")
