@@ -37,7 +37,7 @@ def main(count: int, seed: int | None, bursts: bool) -> None:
     try:
         tally = _spoil(console, folder, count, seed)
         if bursts:
-            tally += _kill_bursts(console, folder)
+            tally.update(_kill_bursts(console, folder))  # `+=` would drop what is 0
     finally:
         shutil.rmtree(folder)
     table = Table(show_header=False)
