@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 @journal_option
 @json_option
 def compact(*, dry_run: bool, journal: str | None, as_json: bool) -> None:
-    """Give back the space of what was deleted or pruned: its bytes are gone from the files.
+    """Give back the space of what was deleted or pruned.
 
-    The living records are written to a new DuckDB file, and that takes the place of the old one.
-    Others may use the journal meanwhile: appends wait for a moment, which is said; reads of older
-    history may wait longer. Killed, it leaves the old file or the new one; do it again.
+    Its bytes are gone from the files. The living records are written to a new DuckDB file, and that
+    takes the place of the old one. Others may use the journal meanwhile: appends wait for a moment,
+    which is said; reads of older history may wait longer. Killed, it leaves the old file or the new
+    one; do it again.
 
     Values that only pruned checkpoints had stay for as long as somebody drives the thread or a fork
     of it. Backups, and files that a repair or a restore put aside, are not touched; they are named.

@@ -30,7 +30,7 @@ _SHOWN = 20
 
 @click.group()
 def journal() -> None:
-    """Back up, restore, prune, check, repair and compact the journal's files.
+    """Back up, check, repair, prune and compact the journal.
 
     \b
     Example:
