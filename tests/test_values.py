@@ -58,7 +58,7 @@ def store(journal: Journal, value: Any) -> tuple[Record, list[Draft]]:
 def load(journal: Journal, record: Record) -> Any:
     """Return the value of a record."""
     tree = unpack(journal.payload(record.seq))
-    return Decoder(CODEC, journal.payloads).decode(tree, record.refs)
+    return Decoder(CODEC, journal.parts).decode(tree, record.refs)
 
 
 def same(left: Any, right: Any) -> bool:

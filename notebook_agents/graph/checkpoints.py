@@ -89,7 +89,8 @@ def encode_checkpoint(
             trees[channel] = (SAME, encoder.refer(before.at))
             kept[channel] = before
             continue
-        tree = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
+        what = f"state value {channel!r} of thread {draft.thread!r}"
+        tree = encoder.encode(value, what, channel=True)
         trees[channel], kept[channel] = _grown(tree, before, version, draft, encoder)
     head = codec.dumps({**checkpoint, "channel_values": inline}, "the checkpoint")
     meta = codec.dumps(metadata, f"the metadata of a checkpoint of thread {draft.thread!r}")
@@ -145,7 +146,7 @@ class Reader:
     def __init__(self, journal: Journal, codec: StateCodec) -> None:
         self._journal = journal
         self._codec = codec
-        self._decoder = Decoder(codec, journal.payloads)
+        self._decoder = Decoder(codec, journal.parts)
         self._payloads: dict[int, list[Any]] = {}
 
     def preload(self, records: Iterable[Record]) -> None:
@@ -330,7 +331,8 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
         if channel == ERROR and isinstance(value, BaseException):
             node = encoder.leaf(*keep_error(value))
         else:
-            node = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
+            what = f"state value {channel!r} of thread {draft.thread!r}"
+            node = encoder.encode(value, what, channel=True)
         rows.append((index, channel, encoder.placed(node)))
     draft.plain, draft.refs, draft.size = pack((small, rows)), encoder.refs, encoder.size
 

@@ -27,6 +27,7 @@ from langgraph.types import Command, Send
 
 from notebook_agents import pickling
 from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.graph.private import DeltaSnapshot
 from notebook_agents.runtime.driver import describe
 
 if TYPE_CHECKING:
@@ -96,24 +97,28 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
-    part_types = frozenset({Send, Command, entrypoint.final})
+    part_types = frozenset({Send, Command, entrypoint.final, DeltaSnapshot})
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
-        """Take LangGraph's `Send` and `Command` apart, so that the state they carry is shared."""
+        """Take what carries state apart, so that the state is shared."""
         if isinstance(value, Send):
             rest = [getattr(value, "timeout", None)]
             return ("send", [value.node, value.arg, *(rest if rest != [None] else [])])
         if isinstance(value, entrypoint.final):
             return ("final", [value.value, value.save])
+        if isinstance(value, DeltaSnapshot):
+            return ("delta", [value.value])
         return ("command", [getattr(value, name) for name in _COMMAND])
 
     def whole(self, tag: str, parts: list[Any]) -> Any:
-        """Put a `Send` or `Command` together again."""
+        """Put together again what `parts` took apart."""
         if tag == "send":
             node, arg, *timeout = parts
             return Send(node, arg, timeout=timeout[0]) if timeout else Send(node, arg)
         if tag == "final":
             return entrypoint.final(value=parts[0], save=parts[1])
+        if tag == "delta":
+            return DeltaSnapshot(parts[0])
         return Command(**dict(zip(_COMMAND, parts, strict=True)))
 
     def _check(self, value: Any, type_: str, data: bytes, what: str) -> None:

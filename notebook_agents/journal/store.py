@@ -301,6 +301,10 @@ class Journal:
         Raises:
             SealError: One does not open.
         """
+        return {seq: payload for seq, (_, payload) in self.parts(seqs).items()}
+
+    def parts(self, seqs: Sequence[int]) -> dict[int, tuple[Sequence[int], bytes]]:
+        """Return references and opened payload of each of the numbered records; see `payloads`."""
         self._check_open()
         if not seqs:
             return {}
@@ -310,7 +314,7 @@ class Journal:
         older = [seq for seq in seqs if seq not in found and seq < first]
         if older:
             records.extend(self._archive.by_seq(older))
-        return {record.seq: self._opened(record) for record in records}
+        return {record.seq: (record.refs, self._opened(record)) for record in records}
 
     def _opened(self, record: Record) -> bytes:
         key = self.data_key(record.scope, create=False)

@@ -2,9 +2,10 @@
 
 A value is taken apart: the elements of lists, the values of dicts, and whatever a codec says has
 parts (LangGraph's `Send` and `Command`). A part whose bytes are `CHUNK_FROM` or more becomes a
-record of its own, a *chunk*, found again by a keyed digest within its scope; small neighbours in a
-list share one. What is left is a *tree* that refers to chunks. `store/FORMAT.md` has the
-layout.
+record of its own, a *chunk*, found again by a keyed digest within its scope; small neighbours
+share one. What is left is a *tree* that refers to chunks, and where that is large itself its
+branches are chunks, too: long lists in pages, large dicts in groups, so that a list with one more
+element and a dict with another value share all but what changed. `store/FORMAT.md` has the layout.
 
 A part is serialised each time it is stored, also when nothing about it seems to have changed: an
 element that was changed in place gives other bytes, hence another chunk, and is never missed.
@@ -12,6 +13,7 @@ element that was changed in place gives other bytes, hence another chunk, and is
 
 from __future__ import annotations
 
+import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,26 +24,37 @@ from notebook_agents.journal.records import Draft, compress, decompress
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from notebook_agents.sealing import DataKey
+
+    Fetch = Callable[[Sequence[int]], dict[int, tuple[Sequence[int], bytes]]]
 
 CHUNK_FROM = 256
 """Serialised bytes from which a part is a chunk of its own."""
 PAGE = 32
-"""How many small neighbours of a list share a chunk; pages start at multiples of this index."""
+"""How many neighbours of a list share a chunk, or a branch; pages start at multiples of this index.
+"""
+GROUP = 8
+"""How many items of a large dict share a branch on average. Where one ends the keys tell, so that
+an item that comes or goes moves no others."""
 WHOLE_UP_TO = 4096
 """Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
 every record that refers to it."""
 _ATOMS = frozenset({str, int, float, bool, type(None)})  # their size shows
 _FEW, _SHORT = 8, 64  # elements and characters of what is surely serialised whole
-_DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
+_DEPTH = 16  # containers inside containers are taken apart this deep, then serialised whole
 
-LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN = range(10)
-"""What a node of a tree is; the first element of its tuple. The last two refer to another record's
-tree of the same name: `SAME` is that tree, `DELTA` its first elements and then some more."""
+LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN, MERGED = range(11)
+"""What a node of a tree is; the first element of its tuple. `SAME` and `DELTA` refer to another
+record's tree of the same name: it is that tree, or its first elements and then some more."""
+BRANCH = "t"
+"""The tag of a chunk that holds no value but a tree, which refers to chunks by its record's own
+references."""
 
 Node = tuple[Any, ...]
+"""As it is built, a node that refers to a chunk has the chunk and its digest; as it is stored, the
+chunk's place among the record's references."""
 
 
 class Codec(Protocol):
@@ -103,30 +116,35 @@ class Encoder:
         self.new: list[Draft] = []
         self.refs: list[Draft | int] = []
         self.size = 0
+        self._met: dict[tuple[int, int], tuple[Any, Node, int]] = {}
 
-    def encode(self, value: Any, what: str) -> Node:
-        """Return the tree of `value`; `what` names it in errors.
+    def encode(self, value: Any, what: str, *, channel: bool = False) -> Node:
+        """Return the tree of a value.
+
+        Args:
+            value: The value.
+            what: Names it in errors.
+            channel: Whether it is a channel's, which appears elsewhere as a part of something. Of
+                others only parts are shared.
 
         Raises:
             ValueNotKeptError: A part cannot be kept; the message names it.
         """
-        return self._node(value, what, 0)
+        node = self._node(value, what, 0)
+        return self._branch(node) if channel and node[0] in (DICT, MERGED) else node
 
     def _node(self, value: Any, what: str, depth: int) -> Node:
         if depth < _DEPTH:
             kind = type(value)
             if kind is list and value:
-                return self._list(value, what, depth)
+                return self._container(self._list, value, what, depth)
             if kind is dict and value and all(type(key) is str for key in value):
                 if _looks_small(value):
                     with suppress(ValueNotKeptError):  # taken apart, what cannot be kept is named
                         tag, data = self._codec.dumps(value, what)
                         if len(data) < CHUNK_FROM:
                             return self.leaf(tag, data)
-                nodes = [
-                    self._node(item, f"{what}[{key!r}]", depth + 1) for key, item in value.items()
-                ]
-                return self._small((DICT, list(value), nodes), value, what, depth)
+                return self._container(self._dict, value, what, depth)
             if kind in self._codec.part_types:
                 tag, parts = self._codec.parts(value)
                 nodes = [self._node(part, f"{what}.{tag}", depth + 1) for part in parts]
@@ -134,26 +152,111 @@ class Encoder:
         tag, data = self._codec.dumps(value, what)
         return self.leaf(tag, data)
 
+    def _container(
+        self, take_apart: Callable[[Any, str, int], Node], value: Any, what: str, depth: int
+    ) -> Node:
+        """Return the node of a container; one that is met again in the same record stands as it is.
+
+        A fan-out sends the same objects to each of its nodes.
+        """
+        known = self._met.get((id(value), depth))
+        if known is None:
+            before = self.size
+            node = take_apart(value, what, depth)
+            self._met[id(value), depth] = (value, node, self.size - before)
+            return node
+        self.size += known[2]
+        return known[1]
+
     def leaf(self, tag: str, data: bytes) -> Node:
         """Return the tree of a value that is serialised already."""
         self.size += len(data)
         if len(data) < CHUNK_FROM:
             return (LEAF, tag, data)
-        return (CHUNKED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
+        return (CHUNKED, *self._chunk(tag, data))
 
     def _list(self, value: list[Any], what: str, depth: int) -> Node:
         nodes: list[Node] = []
+        pages: list[Node] = []  # the full ones, which all stand before the others
         for start in range(0, len(value), PAGE):
             page = value[start : start + PAGE]
-            run = self._run_of_small(page, what)
-            if run is None:
-                nodes.extend(
-                    self._element(item, f"{what}[{start + i}]", depth + 1)
-                    for i, item in enumerate(page)
-                )
+            found = self._page(page, what, start, depth)
+            if len(page) < PAGE:
+                nodes = found
             else:
-                nodes.append(run)
-        return (LIST, nodes)
+                pages.append(found[0] if len(found) == 1 else self._paged(found))
+        while len(pages) > PAGE:
+            full = len(pages) - len(pages) % PAGE
+            nodes = [*pages[full:], *nodes]
+            pages = [self._paged(pages[at : at + PAGE]) for at in range(0, full, PAGE)]
+        node = (LIST, [*pages, *nodes])
+        return self._branch(node) if depth else node
+
+    def _page(self, page: list[Any], what: str, start: int, depth: int) -> list[Node]:
+        """Return the nodes of neighbours in a list: one where they are all small."""
+        run = self._run_of_small(page, what)
+        if run is not None:
+            return [run]
+        size = self.size
+        nodes = [
+            self._element(item, f"{what}[{start + i}]", depth + 1) for i, item in enumerate(page)
+        ]
+        if len(page) < PAGE or any(node[0] != LEAF for node in nodes):
+            return nodes
+        self.size = size
+        tag, data = self._codec.dumps(page, what)
+        self.size += len(data)
+        return [(PAGED, *self._chunk(tag, data))]
+
+    def _paged(self, nodes: list[Node]) -> Node:
+        """Return the node of neighbours in a list whose nodes become a branch."""
+        return (PAGED, *self._branch_chunk((LIST, nodes)))
+
+    def _dict(self, value: dict[str, Any], what: str, depth: int) -> Node:
+        if len(value) <= PAGE:
+            return self._items(value, what, depth)
+        ends = {key: zlib.crc32(key.encode("utf-8", "surrogatepass")) for key in value}
+        groups: list[tuple[int, Node]] = []
+        group: dict[str, Any] = {}
+        for key, item in value.items():
+            group[key] = item
+            if not ends[key] % GROUP or len(group) == PAGE:
+                groups.append((ends[key] // GROUP, self._items(group, what, depth + 1)))
+                group = {}
+        if group:
+            groups.append((0, self._items(group, what, depth + 1)))
+        while len(groups) > PAGE:
+            groups = self._grouped(groups)
+        node = (MERGED, [node for _, node in groups])
+        return self._branch(node) if depth else node
+
+    def _grouped(self, groups: list[tuple[int, Node]]) -> list[tuple[int, Node]]:
+        """Return fewer groups, of neighbours; each has what tells where the next larger one ends."""
+        found: list[tuple[int, Node]] = []
+        nodes: list[Node] = []
+        for place, (end, node) in enumerate(groups, 1):
+            nodes.append(node)
+            if not end % GROUP or len(nodes) == PAGE or place == len(groups):
+                found.append((end // GROUP, self._branch((MERGED, nodes))))
+                nodes = []
+        return found
+
+    def _items(self, value: dict[str, Any], what: str, depth: int) -> Node:
+        """Return the node of a dict, or of a group of its items; whole where all are small."""
+        nodes = [self._node(item, f"{what}[{key!r}]", depth + 1) for key, item in value.items()]
+        node = (DICT, list(value), nodes)
+        if depth == 0:
+            return node
+        if any(child[0] != LEAF for child in nodes):
+            return self._branch(node)
+        self.size -= sum(len(child[2]) for child in nodes)
+        return self.leaf(*self._codec.dumps(value, what))
+
+    def _branch(self, node: Node) -> Node:
+        """Return a container as it is, or, where it is large, as a chunk that holds its tree."""
+        if _weight(node) < CHUNK_FROM:
+            return node
+        return (CHUNKED, *self._branch_chunk(node))
 
     def _element(self, item: Any, what: str, depth: int) -> Node:
         """Return the node of a list's element; a dict of moderate size is one chunk."""
@@ -188,18 +291,24 @@ class Encoder:
             return None
         self.size += len(data)
         if len(page) == PAGE:
-            return (PAGED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
+            return (PAGED, *self._chunk(tag, data))
         return (RUN, tag, data)
 
-    def _small(self, node: Node, value: Any, what: str, depth: int) -> Node:
-        """Serialise a dict whole if it holds nothing that deserves a chunk."""
-        if depth == 0 or any(child[0] != LEAF for child in node[-1]):
-            return node
-        self.size -= sum(len(child[2]) for child in node[-1])
-        return self.leaf(*self._codec.dumps(value, what))
+    def _branch_chunk(self, node: Node) -> tuple[str, Draft | int, bytes]:
+        """Return tag, chunk and digest of a node's tree; what it refers to is known by digests."""
+        outer, self.refs = self.refs, []
+        try:
+            data = ormsgpack.packb(self.placed(node))
+            refs = self.refs
+        finally:
+            self.refs = outer
+        return self._chunk(BRANCH, data, refs, b"".join(_digests(node)))
 
-    def _chunk(self, plain: bytes, size: int) -> Draft | int:
-        digest = self._chunks.key.digest(plain)
+    def _chunk(
+        self, tag: str, data: bytes, refs: Sequence[Draft | int] = (), below: bytes = b""
+    ) -> tuple[str, Draft | int, bytes]:
+        plain = tag.encode() + b"\0" + data
+        digest = self._chunks.key.digest(plain + below)
         chunk = self._chunks.find(digest)
         if chunk is None:
             chunk = Draft(
@@ -209,11 +318,12 @@ class Encoder:
                 token=self._token,
                 plain=compress(plain),
                 digest=digest,
-                size=size or len(plain),
+                refs=refs,
+                size=len(data),
             )
             self._chunks.add(digest, chunk)
             self.new.append(chunk)
-        return chunk
+        return tag, chunk, digest
 
     def refer(self, target: Draft | int) -> int:
         """Return the place of `target` among this record's references."""
@@ -243,6 +353,26 @@ class Encoder:
             else:
                 stored.append(node)
         return stored
+
+
+def _weight(node: Node) -> int:
+    """Return about how many bytes a node takes where it is stored, chunks not counted."""
+    kind = node[0]
+    if kind in (LEAF, RUN):
+        return len(node[2]) + 6
+    if kind in (CHUNKED, PAGED):
+        return 6
+    below = sum(map(_weight, node[-1]))
+    return below + sum(map(len, node[1])) + len(node[1]) if kind == DICT else below
+
+
+def _digests(node: Node) -> Iterator[bytes]:
+    """Yield the digests of the chunks that a node refers to, in the order of their places."""
+    if node[0] in (CHUNKED, PAGED):
+        yield node[3]
+    elif node[0] not in (LEAF, RUN):
+        for child in node[-1]:
+            yield from _digests(child)
 
 
 def _looks_small(value: dict[str, Any]) -> bool:
@@ -288,13 +418,14 @@ class Decoder:
 
     Args:
         codec: The codec that took them apart.
-        fetch: Returns the plain payloads of chunk records by number.
+        fetch: Returns references and plain payloads of chunk records by number.
     """
 
-    def __init__(self, codec: Codec, fetch: Callable[[Sequence[int]], dict[int, bytes]]) -> None:
+    def __init__(self, codec: Codec, fetch: Fetch) -> None:
         self._codec = codec
         self._fetch = fetch
         self._chunks: dict[int, bytes] = {}
+        self._branches: dict[int, tuple[Sequence[Any], Sequence[int]]] = {}
 
     def decode(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose record refers to `refs`.
@@ -308,17 +439,24 @@ class Decoder:
         return self._value(node, refs)
 
     def prefetch(self, trees: Sequence[tuple[Sequence[Any], Sequence[int]]]) -> None:
-        """Read the chunks of several trees at once."""
-        wanted = {refs[place] for node, refs in trees for place in _places(node)}
-        missing = sorted(wanted - self._chunks.keys())
-        if not missing:
-            return
-        self._chunks.update(self._fetch(missing))
-        lost = [seq for seq in missing if seq not in self._chunks]
-        if lost:
-            raise JournalDamagedError(
-                f"record {lost[0]} is missing from the journal: put its files back from a copy"
-            )
+        """Read the chunks of several trees at once, a read for each level of branches."""
+        seen: set[int] = set()
+        while trees:
+            wanted = {refs[place] for node, refs in trees for place in _places(node)} - seen
+            missing = sorted(wanted - self._chunks.keys() - self._branches.keys())
+            for seq, (refs, payload) in (self._fetch(missing) if missing else {}).items():
+                tag, _, data = decompress(payload).partition(b"\0")
+                if tag == BRANCH.encode():
+                    self._branches[seq] = (ormsgpack.unpackb(data), refs)
+                else:
+                    self._chunks[seq] = payload
+            for seq in missing:
+                if seq not in self._chunks and seq not in self._branches:
+                    raise JournalDamagedError(
+                        f"record {seq} is missing from the journal: put its files back from a copy"
+                    )
+            seen |= wanted
+            trees = [self._branches[seq] for seq in wanted if seq in self._branches]
 
     def _value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         kind = node[0]
@@ -340,9 +478,14 @@ class Decoder:
             return {
                 key: self._value(child, refs) for key, child in zip(node[1], node[2], strict=True)
             }
+        if kind == MERGED:
+            groups = [self._value(child, refs) for child in node[1]]
+            return {key: item for group in groups for key, item in group.items()}
         return self._codec.whole(node[1], [self._value(child, refs) for child in node[2]])
 
     def _chunk_value(self, seq: int) -> Any:
+        if seq in self._branches:
+            return self._value(*self._branches[seq])
         tag, _, data = decompress(self._chunks[seq]).partition(b"\0")
         return self._codec.loads(tag.decode(), data)
 

@@ -335,7 +335,7 @@ class RunDriver:
     def decision(self, record: Record) -> tuple[Said, Any]:
         """Return what a person said in a decision, and with which value."""
         _, _, tree = unpack(self.journal.payload(record.seq))
-        decoder = Decoder(self.codec, self.journal.payloads)
+        decoder = Decoder(self.codec, self.journal.parts)
         value = None if tree is None else decoder.decode(tree, record.refs)
         return Said(record.name or ""), value
 
@@ -534,7 +534,7 @@ class RunDriver:
         """Return the value in a committed record's payload."""
         tree = unpack(self.journal.payload(record.seq))
         refs = [ref if isinstance(ref, int) else ref.seq for ref in record.refs]
-        return Decoder(self.codec, self.journal.payloads).decode(tree, refs)
+        return Decoder(self.codec, self.journal.parts).decode(tree, refs)
 
     def draft(self, kind: Kind, **columns: Any) -> Draft:
         """Return a draft of this run under this driver's token."""
