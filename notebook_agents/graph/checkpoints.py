@@ -21,6 +21,7 @@ from notebook_agents.journal.values import (
     SAME,
     Decoder,
     Encoder,
+    Kept,
     Node,
     pack,
     spread,
@@ -45,7 +46,7 @@ and not a chain of them."""
 class _Stored(NamedTuple):
     """Where a channel's value was stored last."""
 
-    version: Any
+    kept: Kept
     at: Draft  # the record that has it, in whatever form
     base: Draft  # the record that has the whole list, if it is one
     elements: list[Node] | None  # that list's trees
@@ -76,22 +77,20 @@ def encode_checkpoint(
     """
     values = checkpoint["channel_values"]
     inline = {channel: value for channel, value in values.items() if _is_inline(value)}
-    versions = checkpoint["channel_versions"]
     straight = draft.prior is not None and draft.prior == line.checkpoint_id
     kept: dict[str, _Stored] = {}
     trees: dict[str, Node] = {}
     for channel, value in values.items():
         if channel in inline:
             continue
-        version = versions.get(channel)
         before = line.channels.get(channel) if straight else None
-        if before is not None and version is not None and before.version == version:
-            trees[channel] = (SAME, encoder.refer(before.at))
-            kept[channel] = before
-            continue
         what = f"state value {channel!r} of thread {draft.thread!r}"
-        tree = encoder.encode(value, what, channel=True)
-        trees[channel], kept[channel] = _grown(tree, before, version, draft, encoder)
+        now = encoder.encode_again(value, what, before and before.kept)
+        if before is not None and now.node == before.kept.node:
+            trees[channel] = (SAME, encoder.refer(before.at))
+            kept[channel] = before._replace(kept=now)
+            continue
+        trees[channel], kept[channel] = _grown(now, before, draft, encoder)
     head = codec.dumps({**checkpoint, "channel_values": inline}, "the checkpoint")
     meta = codec.dumps(metadata, f"the metadata of a checkpoint of thread {draft.thread!r}")
     draft.plain = pack((head, meta, trees))
@@ -100,19 +99,20 @@ def encode_checkpoint(
 
 
 def _grown(
-    tree: Node, before: _Stored | None, version: Any, draft: Draft, encoder: Encoder
+    now: Kept, before: _Stored | None, draft: Draft, encoder: Encoder
 ) -> tuple[Node, _Stored]:
     """Return how a channel's new tree is stored, and what to remember of it."""
+    tree = now.node
     if tree[0] != LIST:
-        return encoder.placed(tree), _Stored(version, draft, draft, None)
+        return encoder.placed(tree), _Stored(now, draft, draft, None)
     elements = tree[1]
     if before is not None and before.elements is not None:
         keep = _common(before.elements, elements)
         if keep and len(elements) - keep <= _GROWTH:
             new = encoder.placed_all(elements[keep:])
             stored: Node = (DELTA, encoder.refer(before.base), keep, new)
-            return stored, before._replace(version=version, at=draft)
-    return encoder.placed(tree), _Stored(version, draft, draft, elements)
+            return stored, before._replace(kept=now, at=draft)
+    return encoder.placed(tree), _Stored(now, draft, draft, elements)
 
 
 def _common(old: list[Node], new: list[Node]) -> int:

@@ -97,6 +97,7 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
+    objects = _MESSAGES
     part_types = frozenset({Send, Command, entrypoint.final, DeltaSnapshot})
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:

@@ -7,20 +7,23 @@ share one. What is left is a *tree* that refers to chunks, and where that is lar
 branches are chunks, too: long lists in pages, large dicts in groups, so that a list with one more
 element and a dict with another value share all but what changed. `store/FORMAT.md` has the layout.
 
-A part is serialised each time it is stored, also when nothing about it seems to have changed: an
-element that was changed in place gives other bytes, hence another chunk, and is never missed.
+A part is serialised each time it is stored, unless every container in it is seen to hold the very
+objects that it held (`journal/watch.py`): an element that was changed in place gives other bytes,
+hence another chunk, and is never missed.
 """
 
 from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ormsgpack
 
 from notebook_agents.errors import JournalDamagedError, ValueNotKeptError
 from notebook_agents.journal.records import Draft, compress, decompress
+from notebook_agents.journal.watch import Watch
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ class Codec(Protocol):
 
     part_types: frozenset[type]
     """The types whose values have parts."""
+    objects: frozenset[type]
+    """Types of pydantic models whose bytes depend on their fields only."""
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
         """Return a tag and the parts of a value of one of `part_types`."""
@@ -94,6 +99,42 @@ class Chunks:
     def add(self, digest: bytes, draft: Draft) -> None:
         """Remember a chunk that is about to be recorded."""
         self._known[digest] = draft
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Neighbours in a list.
+
+    Attributes:
+        count: How many they are.
+        nodes: One for each of them, or one for all.
+        size: Their serialised bytes.
+        full: Whether none can come; then there is one node.
+        watch: Tells whether they changed, if that can be told.
+    """
+
+    count: int
+    nodes: list[Node]
+    size: int
+    full: bool
+    watch: Watch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A channel's value as it was taken apart.
+
+    Attributes:
+        node: Its tree.
+        size: Its serialised bytes.
+        watch: Tells whether it changed, if that can be told; not of a list.
+        pages: A list's.
+    """
+
+    node: Node
+    size: int
+    watch: Watch | None
+    pages: list[Page]
 
 
 class Encoder:
@@ -175,38 +216,103 @@ class Encoder:
             return (LEAF, tag, data)
         return (CHUNKED, *self._chunk(tag, data))
 
+    def encode_again(self, value: Any, what: str, before: Kept | None) -> Kept:
+        """Return the tree of a channel's value, of which an earlier one may be known.
+
+        What did not change since then is not serialised again: see `journal/watch.py`.
+
+        Args:
+            value: The value.
+            what: Names it in errors.
+            before: What this returned for the channel's value before, or None.
+
+        Raises:
+            ValueNotKeptError: A part cannot be kept; the message names it.
+        """
+        if type(value) is list and value:
+            pages = self._pages(value, what, 0, before.pages if before is not None else [])
+            return Kept(self._joined(pages, 0), 0, None, pages)
+        if before is not None and before.watch is not None and before.watch.holds([value]):
+            self.size += before.size
+            return before
+        watch = Watch.of([value], self._codec.objects)
+        size = self.size
+        node = self.encode(value, what, channel=True)
+        return Kept(node, self.size - size, watch, [])
+
     def _list(self, value: list[Any], what: str, depth: int) -> Node:
-        nodes: list[Node] = []
-        pages: list[Node] = []  # the full ones, which all stand before the others
-        for start in range(0, len(value), PAGE):
-            page = value[start : start + PAGE]
-            found = self._page(page, what, start, depth)
-            if len(page) < PAGE:
-                nodes = found
-            else:
-                pages.append(found[0] if len(found) == 1 else self._paged(found))
-        while len(pages) > PAGE:
-            full = len(pages) - len(pages) % PAGE
-            nodes = [*pages[full:], *nodes]
-            pages = [self._paged(pages[at : at + PAGE]) for at in range(0, full, PAGE)]
-        node = (LIST, [*pages, *nodes])
+        return self._joined(self._pages(value, what, depth, None), depth)
+
+    def _joined(self, pages: Sequence[Page], depth: int) -> Node:
+        """Return the node of a list; where it is very long, pages are neighbours in pages."""
+        full = [page.nodes[0] for page in pages if page.full]
+        rest = pages[-1].nodes if not pages[-1].full else []
+        while len(full) > PAGE:
+            whole = len(full) - len(full) % PAGE
+            rest = [*full[whole:], *rest]
+            full = [self._paged(full[at : at + PAGE]) for at in range(0, whole, PAGE)]
+        node = (LIST, [*full, *rest])
         return self._branch(node) if depth else node
 
-    def _page(self, page: list[Any], what: str, start: int, depth: int) -> list[Node]:
-        """Return the nodes of neighbours in a list: one where they are all small."""
-        run = self._run_of_small(page, what)
-        if run is not None:
-            return [run]
-        size = self.size
-        nodes = [
-            self._element(item, f"{what}[{start + i}]", depth + 1) for i, item in enumerate(page)
-        ]
-        if len(page) < PAGE or any(node[0] != LEAF for node in nodes):
-            return nodes
-        self.size = size
-        tag, data = self._codec.dumps(page, what)
-        self.size += len(data)
-        return [(PAGED, *self._chunk(tag, data))]
+    def _pages(
+        self, value: list[Any], what: str, depth: int, known: Sequence[Page] | None
+    ) -> list[Page]:
+        """Return a list's pages; only the last one may have room left.
+
+        Args:
+            value: The list.
+            what: Names it in errors.
+            depth: How many containers it is in.
+            known: The pages of an earlier value; None: nobody will ask for these.
+        """
+        found: list[Page] = []
+        for start in range(0, len(value), PAGE):
+            items = value[start : start + PAGE]
+            before, watch = None, None
+            if known is not None:
+                before = known[len(found)] if len(found) < len(known) else None
+                if before is None or before.watch is None or not before.watch.holds(items):
+                    before = None
+                watch = self._watch(items, before)
+            found.append(self._page(items, what, start, depth, before, watch))
+        return found
+
+    def _watch(self, items: list[Any], before: Page | None) -> Watch | None:
+        if before is None or before.watch is None:
+            return Watch.of(items, self._codec.objects)
+        if before.count == len(items):
+            return before.watch
+        more = Watch.of(items[before.count :], self._codec.objects)
+        return more and before.watch.and_also(more)
+
+    def _page(
+        self,
+        items: list[Any],
+        what: str,
+        start: int,
+        depth: int,
+        before: Page | None,
+        watch: Watch | None,
+    ) -> Page:
+        """Return a page of a list; one node where its items are all small, or it is full."""
+        count, full, outer = len(items), len(items) == PAGE, self.size
+        if before is not None and before.count == count:
+            self.size += before.size
+            return before
+        nodes: list[Node] = []
+        if before is not None and len(before.nodes) == before.count:  # each has its own
+            nodes, self.size = list(before.nodes), self.size + before.size
+        elif (run := self._run_of_small(items, what)) is not None:
+            return Page(count, [run], self.size - outer, full, watch)
+        for place in range(len(nodes), count):
+            nodes.append(self._element(items[place], f"{what}[{start + place}]", depth + 1))
+        if full and all(node[0] == LEAF for node in nodes):
+            tag, data = self._codec.dumps(items, what)
+            self.size = outer + len(data)
+            nodes = [(PAGED, *self._chunk(tag, data))]
+        elif full:
+            nodes = [self._paged(nodes)]
+        return Page(count, nodes, self.size - outer, full, watch)
 
     def _paged(self, nodes: list[Node]) -> Node:
         """Return the node of neighbours in a list whose nodes become a branch."""
