@@ -337,7 +337,7 @@ class Encoder:
         return self._branch(node) if depth else node
 
     def _grouped(self, groups: list[tuple[int, Node]]) -> list[tuple[int, Node]]:
-        """Return fewer groups, of neighbours; each has what tells where the next larger one ends."""
+        """Return fewer groups, of neighbours, each with what tells where a larger one ends."""
         found: list[tuple[int, Node]] = []
         nodes: list[Node] = []
         for place, (end, node) in enumerate(groups, 1):

@@ -17,7 +17,7 @@ from notebook_agents.journal.queue_file import file_system
 
 from .measure import Bench
 
-NAMES = ("imports", "fsyncs", "size", "resume", "overhead", "many")
+NAMES = ("imports", "fsyncs", "size", "growth", "resume", "overhead", "many")
 
 
 @click.command()

@@ -63,6 +63,18 @@ def _said(seed: int, n: int) -> list[AnyMessage]:
     return [HumanMessage(say(WORDS, seed, n, 0)), AIMessage(say(WORDS, seed, n, 1))]
 
 
+def talk(seed: int, steps: int, *, before: int, told: Callable[[], object]) -> Case:
+    """Return a conversation that has some messages already; each step says that it began."""
+
+    def turn(state: _Talk) -> dict[str, Any]:
+        told()
+        return {"n": state["n"] + 1, "messages": _said(seed, before + state["n"])}
+
+    said = [message for n in range(before // 2) for message in _said(seed, n)]
+    given = {"n": 0, "messages": said}
+    return Case(_looping(_Talk, turn, steps), given, (before + 2 * steps) * BYTES)
+
+
 class _Files(TypedDict):
     n: int
     files: dict[str, Any]

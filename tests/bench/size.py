@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.runtime.events import StepEvent
 
-BAR = 2.0
+BARS = {"closed": 1.5, "killed": 2.0}
 JUDGED = "random words"
 
 
@@ -78,7 +78,7 @@ def _report(bench: Bench, folder: Path, kind: str, ending: str, content: int) ->
     after = "closed" if ending == "closed" else "after a SIGKILL"
     line = f"Agent, {kind}, {after}: {total:,} bytes ({shown}), ÷ content"
     if kind == JUDGED:
-        bench.judge(line, total / content, BAR)
+        bench.judge(line, total / content, BARS[ending])
     else:
         bench.say(f"  {line} {total / content:.2f}; for information")
 
