@@ -216,7 +216,7 @@ TOKENS = 209_000
 
 
 def long(seed: int, steps: int) -> Case:
-    """Return `steps` calls of a model, each on a conversation of 209,000 tokens and what came."""
+    """Return calls of a model, each on a conversation of 209,000 tokens and what came since."""
     model = Parrot(seed=seed)
 
     def turn(state: _Talk) -> dict[str, Any]:

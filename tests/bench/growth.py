@@ -37,7 +37,7 @@ STEPS = {
     "delta": 500,
     "long": 100,
 }
-HARDER = {"small_files"}  # harder than what a bar was set for
+HARDER = {"small_files", "repeated"}  # harder than what a bar was set for
 EARLY, LATE = 20, 2000
 COST_BAR = 3.0
 _RESIDENT = re.compile(r"^VmRSS:\s+(\d+) kB", re.MULTILINE)
@@ -53,8 +53,8 @@ def run(bench: Bench) -> None:
 
 def _case(bench: Bench, name: str, steps: int, seed: int) -> None:
     case = CASES[name](seed, steps)
-    about = (CASES[name].__doc__ or "").removeprefix("Return ").partition("\n")[0]
-    bench.say(f"  {name}, {steps} rounds: {about} {case.content:,} bytes of content")
+    about = (CASES[name].__doc__ or "").removeprefix("Return ").partition(".")[0]
+    bench.say(f"  {name}, {steps} rounds: {about}; {case.content:,} bytes of content")
     with sandbox() as home:
         for ending in ("closed", "killed", "sqlite"):
             folder = home / ending
@@ -67,10 +67,10 @@ def _case(bench: Bench, name: str, steps: int, seed: int) -> None:
             else:
                 after = "closed" if ending == "closed" else "after a SIGKILL"
                 main = max(files, key=lambda file: files[file])
-                line = f"Agent, {name}, {after}: {sum(files.values()):,} bytes ({main} "
+                line = f"  Agent, {name}, {after}: {sum(files.values()):,} bytes ({main} "
                 line += f"{files[main]:,}), ÷ content"
                 if name in HARDER:
-                    bench.say(f"    {line} {ratio:.2f}; for information")
+                    bench.say(f"  {line} {ratio:.2f}; for information")
                 else:
                     bench.judge(line, ratio, 2.0 if name == "long" else BARS[ending])
             if name == "long":
@@ -78,17 +78,21 @@ def _case(bench: Bench, name: str, steps: int, seed: int) -> None:
 
 
 def _memory(bench: Bench, ending: str, resident: list[int], content: int) -> None:
-    """Say how resident memory grew while calls went on: a fifth of the run against the last."""
+    """Say how resident memory grew while calls went on: a fifth of the run against the last.
+
+    Their medians: LangChain makes a string of all messages for each call, and drops it.
+    """
     fifth = len(resident) // 5
     if not fifth:
         return
-    early, late = max(resident[fifth : 2 * fifth]), max(resident[-fifth:])
-    line = f"{TOKENS:,} tokens, {ending}: {early:,} KB resident in the second fifth, {late:,} KB "
-    line += "in the last; grown by, ÷ content"
+    early = int(statistics.median(resident[fifth : 2 * fifth]))
+    late = int(statistics.median(resident[-fifth:]))
+    line = f"{TOKENS:,} tokens, {ending}: {early:,} KB resident in the second fifth of the run, "
+    line += f"{late:,} KB in the last (at most {max(resident):,}); grown by, ÷ content"
     if ending == "sqlite":
         bench.say(f"    {line} {(late - early) * 1024 / content:.2f}")
     else:
-        bench.judge(line, (late - early) * 1024 / content, 2.0)
+        bench.judge(line, (late - early) * 1024 / content, 1.0)
 
 
 def _spawn(folder: Path, name: str, ending: str, steps: int, seed: int) -> list[int]:
