@@ -19,8 +19,9 @@ from notebook_agents.errors import JournalDamagedError, SealError, ValueNotKeptE
 from notebook_agents.graph.codec import ResultCodec, StateCodec, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Draft, Journal
+from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.records import Record, compress, decompress, pack_refs, unpack_refs
-from notebook_agents.journal.values import Decoder, Encoder, pack, unpack
+from notebook_agents.journal.values import Decoder, pack, unpack
 from notebook_agents.model import Kind
 from notebook_agents.resources import resource
 

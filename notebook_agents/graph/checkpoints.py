@@ -20,8 +20,6 @@ from notebook_agents.journal.values import (
     LIST,
     SAME,
     Decoder,
-    Encoder,
-    Kept,
     Node,
     pack,
     spread,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Draft, Journal, Record
+    from notebook_agents.journal.chunking import Encoder, Kept
 
 _INLINE_BELOW = 100  # characters
 _GROWTH = 32

@@ -97,8 +97,8 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
-    objects = _MESSAGES
-    part_types = frozenset({Send, Command, entrypoint.final, DeltaSnapshot})
+    objects: frozenset[type] = _MESSAGES
+    part_types: frozenset[type] = frozenset({Send, Command, entrypoint.final, DeltaSnapshot})
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
         """Take what carries state apart, so that the state is shared."""

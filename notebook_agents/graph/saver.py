@@ -19,8 +19,8 @@ from notebook_agents.graph.checkpoints import Line, Reader, encode_checkpoint, e
 from notebook_agents.graph.codec import StateCodec, strict_serializer
 from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_history
 from notebook_agents.journal import Draft
+from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.copying import copy_thread
-from notebook_agents.journal.values import Encoder
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:

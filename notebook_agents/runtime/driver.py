@@ -16,7 +16,8 @@ from notebook_agents import faults, ids
 from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
-from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
+from notebook_agents.journal.chunking import Encoder
+from notebook_agents.journal.values import Codec, Decoder, pack, unpack
 from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -178,7 +179,7 @@ def _step(saver: str, count: int, seed: int) -> float:
                 graph.invoke(case.given, config, durability="sync")
         else:
             case.builder.compile().invoke(case.given, config)
-    gaps = [after - before for before, after in zip(times[3:], times[4:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times[3:])]
     return statistics.median(gaps) * 1000
 
 
