@@ -15,6 +15,7 @@ from notebook_agents.interpreters import refuse_others
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
     from notebook_agents.graph.cancel import cancel
+    from notebook_agents.graph.pruning import delete, prune
     from notebook_agents.graph.recovery import resume_all
     from notebook_agents.graph.resume import resolve, resume, unfinished
     from notebook_agents.graph.run import Run
@@ -35,9 +36,11 @@ _HOMES = {
     "RunStream": "notebook_agents.graph.stream",
     "Step": "notebook_agents.model",
     "Thread": "notebook_agents.graph.threads",
+    "delete": "notebook_agents.graph.pruning",
     "did": "notebook_agents.runtime.steps",
     "did_not": "notebook_agents.runtime.steps",
     "idempotency_key": "notebook_agents.runtime.steps",
+    "prune": "notebook_agents.graph.pruning",
     "resolve": "notebook_agents.graph.resume",
     "resume": "notebook_agents.graph.resume",
     "resume_all": "notebook_agents.graph.recovery",
@@ -56,9 +59,11 @@ __all__ = [
     "Thread",
     "__version__",
     "cancel",
+    "delete",
     "did",
     "did_not",
     "idempotency_key",
+    "prune",
     "resolve",
     "resume",
     "resume_all",

@@ -15,6 +15,7 @@ LEASE_VARIABLE = "NOTEBOOK_AGENTS_LEASE"
 AUTO_RESUME_VARIABLE = "NOTEBOOK_AGENTS_AUTO_RESUME"
 BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
 BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
+TTL_VARIABLE = "NOTEBOOK_AGENTS_TTL"
 NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
 FOLDER = ".notebook_agents"
 
@@ -132,6 +133,31 @@ def backup_schedule() -> BackupSchedule | None:
             "first to a number of hours and the second to how many backups are kept, at least 1"
         )
     return schedule
+
+
+def time_to_live() -> timedelta | None:
+    """Return what NOTEBOOK_AGENTS_TTL says of how long finished threads live; None for ever.
+
+    Raises:
+        UsageError: That is no time.
+    """
+    said = os.environ.get(TTL_VARIABLE)
+    if not said:
+        return None
+    ttl = duration(said)
+    if not ttl:
+        raise UsageError(f"{TTL_VARIABLE} is {said!r}: give a time such as 30d, 12h or 90m")
+    return ttl
+
+
+def duration(said: str) -> timedelta | None:
+    """Return the time that a number and one of s, m, h, d, w stand for; None if they do not."""
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}.get(said[-1:])
+    try:
+        found = timedelta(**{unit: float(said[:-1])}) if unit else None
+    except (ValueError, OverflowError):
+        return None
+    return found if found is not None and found >= timedelta() else None
 
 
 def on_network() -> bool | None:

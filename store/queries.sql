@@ -102,6 +102,13 @@ SELECT thread, scope, agent, status, run, session, intended, returned, records, 
                       AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
 FROM threads ORDER BY last_seq DESC;
 
+-- name: queue.untouched
+SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
+       created, updated, notebook, token, driver_pid, driver_host, driver_boot, driver_started,
+       driver_since, (SELECT at FROM requests AS r WHERE r.thread = threads.thread
+                      AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
+FROM threads WHERE updated < $before AND driver_pid IS NULL ORDER BY updated;
+
 -- name: queue.scope_users
 SELECT count(*) FROM threads WHERE scope = $scope;
 
@@ -124,6 +131,14 @@ ORDER BY seq;
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, payload
 FROM records WHERE seq IN (SELECT value FROM json_each($seqs));
+
+-- name: queue.weigh
+SELECT count(*), coalesce(sum(length(payload)), 0) FROM records
+WHERE seq IN (SELECT value FROM json_each($seqs));
+
+-- name: archive.weigh
+SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM records
+WHERE seq IN (SELECT unnest($seqs::BIGINT[])) AND seq BETWEEN $low AND $high;
 
 -- name: queue.batch
 -- What a burst takes.

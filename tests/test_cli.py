@@ -62,13 +62,14 @@ def test_the_help_lists_every_command_on_one_line_and_the_exit_codes() -> None:
         assert re.search(rf"\b{code}  \w", said)
 
 
-@pytest.mark.parametrize("command", ["show", "list", "doctor", "fork"])
+@pytest.mark.parametrize(
+    "command", ["show t", "list", "doctor", "fork t", "journal prune --keep 1"]
+)
 def test_the_help_documents_every_key_of_the_json(command: str, here: Path) -> None:
     """What `--json` writes is what its help says."""
     inside("run", "agents.py:research", "--input", '{"question": "?"}', "--thread", "t")
-    words = [command, "t", "--json"] if command in ("show", "fork") else [command, "--json"]
-    written = json.loads(inside(*words).stdout)
-    documented = set(re.findall(r"\w+", inside(command, "--help").stdout))
+    written = json.loads(inside(*command.split(), "--json").stdout)
+    documented = set(re.findall(r"\w+", inside(*command.split(), "--help").stdout))
     keys: set[str] = set()
 
     def collect(value: Any) -> None:
@@ -98,6 +99,8 @@ def test_the_examples_of_the_help_work(here: Path) -> None:
     thread = ("--thread", "audit-calm-river-3f9a", "--new")
     for _ in range(2):
         assert inside("run", "agents.py:research", "--input", '{"n": 1}', *thread).exit_code == 0
+    for other in ("monday", "last-years-audit"):
+        cli("run", "agents.py:research", "--input", '{"n": 1}', "--thread", other)
     for name in sorted(_commands(app)):
         if name in ("demo", "resolve", "journal backup", "journal restore"):
             continue  # have tests of their own

@@ -294,14 +294,18 @@ def talked(saver: Any, frequency: int, times: int) -> Any:
 
 
 @pytest.mark.parametrize("frequency", [5, 1000])
+@pytest.mark.parametrize("how", ["prune", "keep_latest"])
 async def test_pruning_keeps_what_a_delta_channel_is_rebuilt_from(
-    journal: na.Journal, frequency: int
+    journal: na.Journal, frequency: int, how: str
 ) -> None:
     """The state is right after pruning, sync and async, and so is what comes after it."""
     expected = talked(InMemorySaver(), frequency, 9).get_state(T).values
     graph = talked(na.JournalSaver(journal), frequency, 8)
     full = len(history(graph))
-    graph.checkpointer.prune(["t"])
+    if how == "prune":
+        na.prune("t", keep_last=1, journal=journal)
+    else:
+        graph.checkpointer.prune(["t"], strategy=how)
     kept = len(history(graph))
     assert (kept < 10) == (frequency == 5)
     assert kept < full or frequency == 1000

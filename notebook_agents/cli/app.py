@@ -22,6 +22,7 @@ from notebook_agents.cli.options import (
     resume_command,
     use_journal,
 )
+from notebook_agents.cli.removing import delete
 
 if TYPE_CHECKING:
     from notebook_agents.notebook.headless import CellEvent
@@ -321,6 +322,7 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
 app.add_command(cancel)
 app.add_command(resolve)
 app.add_command(fork)
+app.add_command(delete)
 app.add_command(log)
 app.add_command(journal_group)
 

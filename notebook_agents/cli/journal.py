@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,12 @@ import click
 from notebook_agents.cli import data
 from notebook_agents.cli.backup import backup, backups, restore
 from notebook_agents.cli.options import json_option
+from notebook_agents.cli.progress import counting
+from notebook_agents.cli.removing import prune
 from notebook_agents.errors import JournalDamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from notebook_agents.journal.check import Checked
@@ -29,7 +29,7 @@ _SHOWN = 20
 
 @click.group()
 def journal() -> None:
-    """Back up, restore, check and repair the journal's files.
+    """Back up, restore, prune, check and repair the journal's files.
 
     \b
     Example:
@@ -37,7 +37,7 @@ def journal() -> None:
     """
 
 
-for _command in (backup, backups, restore):
+for _command in (backup, backups, restore, prune):
     journal.add_command(_command)
 
 
@@ -65,7 +65,7 @@ def check(ctx: click.Context, *, directory: str | None, as_json: bool) -> None:
     from notebook_agents.journal.check import check as look
 
     home = _home(directory)
-    with _progress(quiet=as_json) as progress:
+    with counting(quiet=as_json) as progress:
         found = look(home, progress)
     if as_json:
         click.echo(data.dumps(_checked(found)))
@@ -109,7 +109,7 @@ def repair(ctx: click.Context, *, directory: str | None, dry_run: bool, as_json:
         if not as_json:
             click.echo(f"{'would' if dry_run else 'will'} {rung.will}", err=True)
 
-    with _progress(quiet=as_json) as progress:
+    with counting(quiet=as_json) as progress:
         done = mend(home, dry_run=dry_run, progress=progress, say=say)
     if as_json:
         click.echo(data.dumps(_repaired(done)))
@@ -124,25 +124,6 @@ def _home(directory: str | None) -> Path:
     from notebook_agents import settings
 
     return settings.journal_home(directory, create=False)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many records were looked at, on a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("records", total=None)
-
-        def tell(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
-
-        yield tell
 
 
 def _show(findings: Sequence[Finding]) -> None:

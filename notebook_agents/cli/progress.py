@@ -17,7 +17,7 @@ import click
 from notebook_agents.runtime.timeline import clean, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.live import Live
     from rich.text import Text
@@ -159,3 +159,23 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
             yield shown
         finally:
             shown.finish()
+
+
+@contextmanager
+def counting(*, quiet: bool, what: str = "records") -> Iterator[Callable[[int, int], None] | None]:
+    """Show how many records, or whatever else, were looked at, and of how many, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=None)
+
+        def tell(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
+        yield tell

@@ -16,11 +16,13 @@ from notebook_agents.errors import (
     DefinitionError,
     InputError,
     RunUnfinishedError,
+    UnknownThreadError,
     WrongAgentError,
 )
 from notebook_agents.graph import definition, inputs, people
 from notebook_agents.graph.changes import changed, fingerprints
 from notebook_agents.graph.drive import Drive
+from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.fork import origins
 from notebook_agents.graph.plan import Asked, Plan, kept_config, read_parts, run_config
 from notebook_agents.graph.private import schema_types, triggered
@@ -30,7 +32,7 @@ from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import RunStream, leave
 from notebook_agents.graph.threads import Thread
 from notebook_agents.graph.wrap import message_channels, with_message_ids
-from notebook_agents.journal import Claim, Journal, Record
+from notebook_agents.journal import Claim, Journal, Record, expiry
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime import leaving
 from notebook_agents.runtime.digests import digest
@@ -39,6 +41,7 @@ from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import timedelta
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
     from notebook_agents.journal.queue import Head
 
 _live: weakref.WeakValueDictionary[str, Agent] = weakref.WeakValueDictionary()
-_journals: dict[str, Journal] = {}
 
 
 class Agent:
@@ -65,6 +67,9 @@ class Agent:
             input tokens and for a million output tokens, by model name. Kept for a resume.
         auto_resume: How often a run whose process died is resumed by itself, in a worker thread,
             when the agent is made; see `resume_all`. None: as NOTEBOOK_AGENTS_AUTO_RESUME says.
+        ttl: How long after its last record a thread of this name's agents is deleted if its newest
+            run succeeded or was cancelled; while this process idles, and at close. None: as
+            NOTEBOOK_AGENTS_TTL says, else never.
 
     Raises:
         DefinitionError: `graph` is no graph.
@@ -79,13 +84,15 @@ class Agent:
         allow: Iterable[tuple[str, ...] | type] = (),
         prices: Prices | None = None,
         auto_resume: int | None = None,
+        ttl: timedelta | None = None,
     ) -> None:
         self.given = graph
         self.prices = prices
         self.graph = definition.compiled(graph)
         self.name = name or (self.graph.name if self.graph.name != "LangGraph" else "agent")
         self.allow = tuple(allow)
-        self._journal = journal
+        self.ttl = ttl if ttl is None else expiry.checked(ttl, self.name)
+        self._journal = journal and self._kept_in(journal)
         self._module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
         _live[self.name] = self
         if auto_resume != 0:
@@ -97,8 +104,13 @@ class Agent:
     def journal(self) -> Journal:
         """The journal that this agent's runs are recorded in."""
         if self._journal is None:
-            self._journal = default_journal()
+            self._journal = self._kept_in(default_journal())
         return self._journal
+
+    def _kept_in(self, journal: Journal) -> Journal:
+        if self.ttl is not None:
+            journal.expiry.of(self.name, self.ttl)
+        return journal
 
     def run(
         self,
@@ -300,8 +312,8 @@ class Agent:
         """Return this agent with its runs recorded in `journal`."""
         if self._journal is journal:
             return self
-        options: Any = {"allow": self.allow, "prices": self.prices, "auto_resume": 0}
-        return Agent(self.graph, self.name, journal, **options)
+        options: Any = {"allow": self.allow, "prices": self.prices, "ttl": self.ttl}
+        return Agent(self.graph, self.name, journal, auto_resume=0, **options)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
@@ -483,7 +495,12 @@ class Agent:
     def first_record(self, head: Head) -> Record:
         """Return the record with which a thread's newest run began."""
         records = self.journal.select(thread=head.thread, kinds=[Kind.RUN_STARTED])
-        return next(record for record in records if record.run == head.run and record.digest)
+        found = (record for record in records if record.run == head.run and record.digest)
+        if (first := next(found, None)) is None:
+            raise UnknownThreadError(
+                f"thread {head.thread!r} was just deleted: run the agent again"
+            )
+        return first
 
     def read(self, record: Record, names: Iterable[str]) -> dict[str, Any]:
         """Return the named parts of a run's first record."""
@@ -569,21 +586,6 @@ class Agent:
         return Run(
             self.journal, plan.thread, plan.number, stored=plan.session == 0, allow=tuple(types)
         )
-
-
-def default_journal(*, create: bool = True) -> Journal:
-    """Return the journal of this folder, opened once in this process.
-
-    Raises:
-        NoJournalError: There is none and `create` is false.
-    """
-    from notebook_agents.settings import journal_home
-
-    home = str(journal_home(create=create))
-    journal = _journals.get(home)
-    if journal is None or journal.closed:
-        journal = _journals[home] = Journal.open(home, create=create)
-    return journal
 
 
 def live_agent(name: str) -> Agent | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notebook_agents.graph.agent import default_journal
 from notebook_agents.graph.drive import going
+from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.requests import cancel_elsewhere
 from notebook_agents.graph.resume import agent_of
 from notebook_agents.graph.run import Run

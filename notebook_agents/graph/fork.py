@@ -21,13 +21,13 @@ from notebook_agents.errors import (
     UsageError,
 )
 from notebook_agents.journal import Claim, Draft
-from notebook_agents.journal.copying import copy_records
+from notebook_agents.journal.copying import copy_records, hidden
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.origin import here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sequence, Set
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.journal.queue import Head
@@ -81,14 +81,14 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
         )
     name = name or _name(thread)
     records = journal.select(thread=thread, kinds=_COPIED)
-    point = None if at is None else Point(thread, records, at)
+    pruned = journal.select(thread=thread, kinds=[Kind.DELETION])
+    point = None if at is None else Point(thread, records, at, hidden(pruned))
     kept = [
         record for record in records if _is_past(record) and (point is None or point.has(record))
     ]
     run = head.run if point is None else point.run
     session = max(r.attempt or 1 for r in kept if r.kind is Kind.RUN_STARTED and r.run == run)
     there = {record.seq for record in kept}
-    pruned = journal.select(thread=thread, kinds=[Kind.DELETION])
     kept += [record for record in pruned if not there.isdisjoint(record.refs)]
     drafts = copy_records(journal, kept, name)
     claim = Claim(agent=head.agent, run=run, session=session, notebook=here().notebook, fresh=True)
@@ -148,12 +148,13 @@ class Point:
         thread: The thread.
         records: Its records.
         at: A step's or a checkpoint's id.
+        gone: The numbers of what was pruned.
 
     Raises:
-        UnknownThreadError: The thread has neither.
+        UnknownThreadError: The thread has neither, or what it rests on was pruned.
     """
 
-    def __init__(self, thread: str, records: Sequence[Record], at: str) -> None:
+    def __init__(self, thread: str, records: Sequence[Record], at: str, gone: Set[int]) -> None:
         self._records = records
         self._began: dict[str, Record] = {}
         self._routes: dict[str, str] = {}
@@ -175,6 +176,11 @@ class Point:
         self.run = found.run
         self._threads = (thread, *(r.parent or "" for r in records if r.name == FORK))
         self._levels = self._found_levels(found)
+        if not self._levels or any(level.checkpoint.seq in gone for level in self._levels):
+            raise UnknownThreadError(
+                f"the checkpoint that {at!r} in thread {thread!r} rests on was pruned: fork it at "
+                "one that Thread.history() still has, or at a later step"
+            )
         self.checkpoint = self._levels[-1].checkpoint
 
     def _found_levels(self, found: Record) -> list[_Level]:

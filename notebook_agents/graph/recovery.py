@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from notebook_agents import settings
 from notebook_agents.errors import NoJournalError
-from notebook_agents.graph.agent import default_journal
+from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.resume import resume, unfinished
 from notebook_agents.graph.run import Run
 from notebook_agents.journal import Claim, Draft

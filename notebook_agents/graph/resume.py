@@ -11,8 +11,9 @@ from notebook_agents.errors import (
     ValueNotKeptError,
 )
 from notebook_agents.graph import definition
-from notebook_agents.graph.agent import Agent, default_journal, live_agent
+from notebook_agents.graph.agent import Agent, live_agent
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.people import NO_ANSWER
 from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run

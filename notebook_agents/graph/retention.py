@@ -1,50 +1,25 @@
 """What of the checkpoints may go: the deletions that `JournalSaver` appends, and its refusals.
 
 Each deletion names the token that the thread had when nobody drove it. The append compares it in
-its own transaction, so a driver that began in between is seen: see `settled`.
+its own transaction, so a driver that began in between is seen: see `journal/deleting.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from notebook_agents.errors import FencedError, RunUnfinishedError
+from notebook_agents.errors import RunUnfinishedError
 from notebook_agents.graph.checkpoints import Reader
-from notebook_agents.graph.history import KINDS, History
+from notebook_agents.graph.history import KINDS, History, Place
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from notebook_agents.graph.codec import StateCodec
-    from notebook_agents.journal import Draft, Journal
+    from notebook_agents.journal import Draft, Journal, Record
     from notebook_agents.journal.queue import Head
-
-
-_TRIES = 3
-
-
-def settled(journal: Journal, drafts: Callable[[], Sequence[Draft]]) -> Sequence[Draft]:
-    """Append the deletions that `drafts` returns; look again where a driver began meanwhile.
-
-    Returns:
-        What was appended.
-
-    Raises:
-        ThreadBusyError, RunUnfinishedError: See `drafts`; nothing is deleted.
-        FencedError: One driver after the other takes a thread and gives it back.
-    """
-    for left in reversed(range(_TRIES)):
-        found = drafts()
-        try:
-            if found:
-                journal.append(found, durable=True)
-        except FencedError:
-            if not left:
-                raise
-        else:
-            return found
-    raise AssertionError
 
 
 def _by(head: Head, drafts: list[Draft]) -> list[Draft]:
@@ -80,6 +55,93 @@ def without_older(journal: Journal, codec: StateCodec, threads: Sequence[str]) -
     return drafts
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which checkpoints a pruning leaves.
+
+    Attributes:
+        last: The newest so many of each namespace, at least 1.
+        since: And those made from then on, microseconds since 1970-01-01 UTC; None for no others.
+    """
+
+    last: int = 1
+    since: int | None = None
+
+    def has(self, number: int, record: Record) -> bool:
+        """Whether it leaves a checkpoint that has `number` newer ones in its namespace."""
+        return number < self.last or (self.since is not None and record.ts >= self.since)
+
+
+def without_all_but(
+    journal: Journal, codec: StateCodec, head: Head, keep: Keep
+) -> tuple[list[Draft], bool]:
+    """Return deletions of a thread's checkpoints that `keep` does not leave.
+
+    Those of an unfinished run stay. The subgraph of a task that ended before the oldest checkpoint
+    that stays goes as a whole: nothing goes on from it.
+
+    Args:
+        journal: The journal.
+        codec: Reads its checkpoints.
+        head: The thread's, which nobody drives.
+        keep: What stays.
+
+    Returns:
+        The deletions, and whether more would go if the newest run were finished.
+    """
+    history = History(journal.select(thread=head.thread, kinds=KINDS))
+    run = head.run if head.run and not head.info().status.finished else None
+    stay = _staying(history, keep, run)
+    newest = {ns: max(places) for ns, places in _by_ns(history.shown).items()}
+    older = [
+        place
+        for place in history.places()
+        if place not in stay
+        and place.ns in newest
+        and (newest[place.ns] not in stay or place.id < newest[place.ns].id)
+    ]
+    left = [record for place, record in history.shown.items() if place in stay]
+    drafts = _by(head, history.without(older, left, Reader(journal, codec), show=True))
+    return drafts, run is not None and stay != _staying(history, keep, None)
+
+
+def shown(journal: Journal, thread: str) -> list[Record]:
+    """Return a thread's checkpoints that no deletion names."""
+    return [*History(journal.select(thread=thread, kinds=KINDS)).shown.values()]
+
+
+def _staying(history: History, keep: Keep, run: int | None) -> set[Place]:
+    """Return the checkpoints that stay; `run` is one that stays as a whole."""
+    stay: set[Place] = set()
+    spaces = _by_ns(history.shown)
+    for places in spaces.values():
+        for number, place in enumerate(sorted(places, reverse=True)):
+            record = history.shown[place]
+            if keep.has(number, record) or (run is not None and record.run == run):
+                stay.add(place)
+    roots = [place for place in stay if not place.ns]
+    if not roots:
+        return stay
+    first = min(place.id for place in roots), min(history.shown[place].seq for place in roots)
+    for ns, places in spaces.items():
+        records = [history.shown[place] for place in places]
+        # The clock that is in the ids can have been set back: the numbers have to agree.
+        ended = ":" in ns and all(r.seq < first[1] and (r.ref or "") < first[0] for r in records)
+        if ended and not any(
+            (run is not None and r.run == run) or (keep.since is not None and r.ts >= keep.since)
+            for r in records
+        ):
+            stay.difference_update(places)
+    return stay
+
+
+def _by_ns(places: Iterable[Place]) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for place in places:
+        found.setdefault(place.ns, []).append(place)
+    return found
+
+
 def without_runs(journal: Journal, codec: StateCodec, run_ids: set[str]) -> list[Draft]:
     """Return deletions of the checkpoints of LangGraph's runs.
 
@@ -107,7 +169,7 @@ def without_runs(journal: Journal, codec: StateCodec, run_ids: set[str]) -> list
             newest = {record.seq for record in history.newest().values()}
             for record in gone.values():
                 if record.seq in newest or record.run == head.run:
-                    _check(head)
+                    check_run(head)
             kept = [record for place, record in history.shown.items() if place not in gone]
             drafts += _by(head, history.without(gone, kept, Reader(journal, codec), show=False))
     return drafts
@@ -123,10 +185,15 @@ def check_finished(journal: Journal, threads: Sequence[str]) -> None:
     for thread in threads:
         head = journal.at_rest(thread, then="prune it")
         if head is not None:
-            _check(head)
+            check_run(head)
 
 
-def _check(head: Head) -> None:
+def check_run(head: Head) -> None:
+    """Refuse where a thread's newest run can still go on.
+
+    Raises:
+        RunUnfinishedError: It can.
+    """
     status = head.info().status
     if head.run and not status.finished:
         raise RunUnfinishedError(

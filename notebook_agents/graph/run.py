@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import RunNotFinishedError
+from notebook_agents.errors import RunNotFinishedError, UnknownThreadError
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.people import interrupts
 from notebook_agents.journal.values import Decoder, unpack
@@ -84,6 +84,7 @@ class Run:
 
         Raises:
             RunNotFinishedError: It returned nothing yet; the message says what to do.
+            UnknownThreadError: The thread was deleted before this was first asked for.
         """
         if self.status is not RunStatus.SUCCEEDED:
             todo = _WHAT_TO_DO.get(self.status, 'resume it with na.resume("{thread}")')
@@ -91,11 +92,13 @@ class Run:
                 f"run {self.number} of thread {self.thread!r} is {self.status} and has no value: "
                 + todo.format(thread=self.thread)
             )
-        record = [
-            record
-            for record in self._journal.select(thread=self.thread, kinds=[Kind.RUN_FINISHED])
-            if record.run == self.number
-        ][-1]
+        ends = self._journal.select(thread=self.thread, kinds=[Kind.RUN_FINISHED])
+        record = next((end for end in reversed(ends) if end.run == self.number), None)
+        if record is None:
+            raise UnknownThreadError(
+                f"thread {self.thread!r} was deleted, and with it the value of run {self.number}: "
+                "run the agent again"
+            )
         tree, _ = unpack(self._journal.payload(record.seq))
         codec = ResultCodec(strict_serializer(self._allow))
         return Decoder(codec, self._journal.parts).decode(tree, record.refs)

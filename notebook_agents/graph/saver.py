@@ -21,6 +21,7 @@ from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_hi
 from notebook_agents.journal import Draft
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.copying import copy_thread
+from notebook_agents.journal.deleting import settled
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ class JournalSaver(BaseCheckpointSaver[int]):
         if strategy == "delete":
             retention.check_finished(self.journal, threads)
             for thread in threads:
-                self.delete_thread(thread)
+                self.journal.delete_thread(thread, check=retention.check_run)
+                self._forget(thread)
         elif strategy == "keep_latest":
             self._delete(lambda: retention.without_older(self.journal, self._codec, threads))
         else:
@@ -191,7 +193,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         await asyncio.to_thread(self.prune, thread_ids, strategy=strategy)
 
     def _delete(self, drafts: Callable[[], Sequence[Draft]]) -> None:
-        for thread in {draft.thread for draft in retention.settled(self.journal, drafts)}:
+        for thread in {draft.thread for draft in settled(self.journal, drafts)}:
             self._forget(thread)
 
     def _forget(self, thread: str) -> None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 UPDATE = "update"
 """The name of the decision that a thread's state shall be another."""
 
+_KINDS = (Kind.CHECKPOINT, Kind.STEP_INTENDED, Kind.DELETION)
+"""What a history is made of."""
+
 
 class Thread:
     """A thread of an agent. `Agent.thread` makes it.
@@ -189,15 +192,15 @@ class Thread:
 
     def _shown(self) -> list[Record]:
         """Return the checkpoints that were not pruned, and the steps' intents."""
-        kinds = (Kind.CHECKPOINT, Kind.STEP_INTENDED, Kind.DELETION)
-        records = self._journal.select(thread=self.name, kinds=kinds)
+        records = self._journal.select(thread=self.name, kinds=_KINDS)
         gone = hidden(records)
         return [r for r in records if r.kind is not Kind.DELETION and r.seq not in gone]
 
     def _config(self, at: str | None = None) -> RunnableConfig:
         if at is None:
             return {"configurable": {"thread_id": self.name}}
-        checkpoint = forks.Point(self.name, self._shown(), at).checkpoint
+        records = self._journal.select(thread=self.name, kinds=_KINDS)
+        checkpoint = forks.Point(self.name, records, at, hidden(records)).checkpoint
         return _config(self.name, checkpoint.ns or "", checkpoint.ref or "")
 
     def _last_end(self, head: Head) -> Record | None:

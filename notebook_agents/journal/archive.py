@@ -185,6 +185,14 @@ class Archive:
             ).fetchall()
         return [record_of(row, self._queue.home) for row in rows]
 
+    def weigh(self, seqs: Sequence[int]) -> tuple[int, int]:
+        """Return how many of the numbered records are here, and the bytes of their payloads."""
+        with self.burst() as connection:
+            count, size = connection.execute(
+                query("archive.weigh"), {"seqs": list(seqs), "low": min(seqs), "high": max(seqs)}
+            ).fetchall()[0]
+        return int(count), int(size)
+
     def close(self) -> None:
         """Close what exclusive mode keeps open, and the lock."""
         with self.bursting:

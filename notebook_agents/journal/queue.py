@@ -190,6 +190,16 @@ class Queue:
         """Return every thread's head, the one with the newest record first."""
         return [Head(row) for row in self._all("queue.threads", {"boot": locks.boot_id()})]
 
+    def untouched(self, before: int) -> list[Head]:
+        """Return the threads that nobody drives and whose newest record is older, oldest first."""
+        asked = {"boot": locks.boot_id(), "before": before}
+        return [Head(row) for row in self._all("queue.untouched", asked)]
+
+    def weigh(self, seqs: Iterable[int]) -> tuple[int, int]:
+        """Return how many of the numbered records are here, and the bytes of their payloads."""
+        count, size = self._all("queue.weigh", {"seqs": json.dumps(list(seqs))})[0]
+        return int(count), int(size)
+
     def asked(self) -> list[tuple[str, int, str]]:
         """Return what is asked of this process: thread, token, "answer" or "cancel"."""
         return [(row[0], row[1], row[2]) for row in self._all("queue.asked", locks.this_process())]

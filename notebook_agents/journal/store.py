@@ -25,12 +25,14 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import integrity
 from notebook_agents.journal.archive import Archive
 from notebook_agents.journal.claims import busy, left_behind
+from notebook_agents.journal.deleting import settled, whole
+from notebook_agents.journal.expiry import Expiry
 from notebook_agents.journal.follow import follow
 from notebook_agents.journal.forks import open_journals, opening
 from notebook_agents.journal.keys import Keys
 from notebook_agents.journal.leases import Leases
 from notebook_agents.journal.queue import Head, Queue
-from notebook_agents.journal.records import Claim, Draft, Record, open_payload
+from notebook_agents.journal.records import Draft, Record, open_payload
 from notebook_agents.journal.schedule import Schedule
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.trimming import trim
@@ -41,7 +43,7 @@ from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -74,6 +76,7 @@ class Journal:
         self.home = home
         self.mode = mode
         self._backups = Schedule(home, wanted=scheduled)  # first: it may refuse its settings
+        self.expiry = Expiry(self, wanted=scheduled)
         self._queue = Queue(home, create=create)
         self.id = self._queue.journal_id
         self._chunks: dict[str, Chunks] = {}
@@ -101,6 +104,7 @@ class Journal:
         self._holds = 0
         self._holding = threading.Lock()
         open_journals.add(self)
+        self.expiry.begin()
 
     @classmethod
     def open(
@@ -119,7 +123,8 @@ class Journal:
             mode: "shared": any number of processes at once. "exclusive": this process keeps DuckDB
                 open, and no other can use the journal's history until it closes.
             create: Whether a missing journal is made.
-            scheduled: Whether backups are made when NOTEBOOK_AGENTS_BACKUP_HOURS asks for them.
+            scheduled: Whether backups are made when NOTEBOOK_AGENTS_BACKUP_HOURS asks for them, and
+                old threads deleted when NOTEBOOK_AGENTS_TTL does.
 
         Raises:
             NoJournalError: There is none and `create` is false.
@@ -344,9 +349,13 @@ class Journal:
 
     def chunks(self, scope: str) -> Chunks:
         """Return the known chunks of a scope."""
+        found = self._chunks.get(scope)
+        if found is not None:
+            return found
+        # Not under the keys' lock: who reads the history wants that, and this wants the history.
+        records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
         with self._keys_lock:
             if scope not in self._chunks:
-                records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
                 known = {record.digest: record.seq for record in records if record.digest}
                 self._chunks[scope] = Chunks(self.data_key(scope), known)
             return self._chunks[scope]
@@ -466,6 +475,7 @@ class Journal:
     def _close(self) -> None:
         if self._closed:
             return
+        self.expiry.close()
         self.leases.close()
         if self._burst_thread is not None and self._burst_thread is not threading.current_thread():
             self._burst_thread.join()
@@ -498,27 +508,32 @@ class Journal:
             raise error
         return head
 
-    def delete_thread(self, thread: str) -> None:
+    def delete_thread(
+        self, thread: str, *, check: Callable[[Head], object] = lambda _: None
+    ) -> bool:
         """Delete a thread: its records are unreadable from now on.
 
         Its data key is deleted with it unless a copy or a fork shares the key, so that no copy of
         the records in the current files can be opened. Their space comes back with a compaction.
 
+        Args:
+            thread: The thread's name.
+            check: Raises if the thread must stay. Nobody has taken the thread between its last
+                call and the deletion.
+
+        Returns:
+            Whether there was such a thread.
+
         Raises:
             ThreadBusyError: A living process drives it.
         """
-        head = self.at_rest(thread, then="delete the thread")
-        if head is None:
-            return
-        # Whoever takes the thread between the look and this is not overrun: it is a claim too.
-        claim = Claim(agent=head.agent or "", run=head.run, session=head.session, notebook=None)
-        gone = Draft(kind=Kind.DELETION, thread=thread, scope=head.scope, claim=claim)
-        self.append([gone], durable=True)
-        self._writer.driving.discard(thread)
-        with self._keys_lock:
-            self._chunks.pop(head.scope, None)
-            self._keys.check(head.scope, self.wrapped_key(head.scope))
-            self._wrapped.forget_copy(head.scope)
+        gone = settled(self, lambda: whole(self, thread, check))
+        for draft in gone:
+            with self._keys_lock:
+                self._chunks.pop(draft.scope, None)
+                self._keys.check(draft.scope, self.wrapped_key(draft.scope))
+                self._wrapped.forget_copy(draft.scope)
+        return bool(gone)
 
     def __enter__(self) -> Self:
         return self
@@ -548,7 +563,8 @@ class Journal:
         claims = False
         for draft in drafts:
             if draft.scope not in self._keys:
-                self.data_key(draft.scope, create=draft.scope == draft.thread)
+                fresh = draft.scope == draft.thread and draft.kind is not Kind.DELETION
+                self.data_key(draft.scope, create=fresh)
             if draft.claim is not None:
                 claims = True
         return claims
@@ -572,6 +588,7 @@ class Journal:
         self._holding, self._holds = threading.Lock(), 0
         self._burst_thread = None
         self._backups = Schedule(self.home, wanted=False)
+        self.expiry = Expiry(self, wanted=False)
         # DuckDB belongs to the parent for as long as it lives; so does what could not be closed.
         self._closed = self._closed or self.mode == "exclusive" or left
         self._archive = Archive(self._queue, exclusive=False)

@@ -280,7 +280,12 @@ class Writer:
 
     def _refuse_parents(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
-            if draft.token is not None and draft.thread in self._parents:
+            # A deletion has the token of nobody: the transaction compares it.
+            if (
+                draft.token is not None
+                and draft.thread in self._parents
+                and draft.kind is not _DELETION
+            ):
                 raise FencedError(
                     f"thread {draft.thread!r} is driven by the process that this one was forked "
                     "from: nothing is recorded here, use another thread in a child process"
@@ -412,7 +417,7 @@ class Writer:
             for draft in ticket.drafts:
                 if draft.claim is not None:
                     self._claim(connection, ticket, draft, seq=seq + len(rows) + 1, ts=ts)
-                if draft.kind is _FINISHED or (draft.kind is _DELETION and draft.claim is not None):
+                if draft.kind is _FINISHED or (draft.kind is _DELETION and not draft.refs):
                     finished.append(draft)
                 self._number(draft, rows, touched, seq, ts)
         connection.executemany(query("queue.append"), rows)
