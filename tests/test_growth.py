@@ -14,6 +14,7 @@ from langgraph.graph import StateGraph
 from pydantic import BaseModel
 
 import notebook_agents as na
+from notebook_agents.graph.saver import JournalSaver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,22 @@ def test_what_is_sent_to_many_is_read_back(home: Path) -> None:
         state = na.Agent(case.builder, name="grows", journal=journal).thread("t").state()
         assert state.values == value
         assert list(state.values["files"]) == list(case.given["files"])
+
+
+def test_a_fork_has_the_branches_of_its_deleted_original(home: Path) -> None:
+    """What a fork and a copy refer to by branches stays readable when the first thread is gone."""
+    case = CASES["small_files"](1, 2)
+    with na.Journal.open(home) as journal:
+        agent = na.Agent(case.builder, name="grows", journal=journal)
+        value = agent.run(case.given, thread="t").value
+        agent.fork("t", name="fork")
+        JournalSaver(journal).copy_thread("t", "copy")
+        journal.delete_thread("t")
+        journal.ingest()
+    with na.Journal.open(home) as journal:
+        agent = na.Agent(case.builder, name="grows", journal=journal)
+        for thread in ("fork", "copy"):
+            assert agent.thread(thread).state().values == value
 
 
 @pytest.mark.parametrize("steps", [24, 25, 49, 50])

@@ -125,7 +125,7 @@ class Encoder:
             kind = type(value)
             if kind is list and value:
                 return self._container(self._list, value, what, depth)
-            if kind is dict and value and all(type(key) is str for key in value):
+            if kind is dict and value and _named(value):
                 if _looks_small(value):
                     with suppress(ValueNotKeptError):  # taken apart, what cannot be kept is named
                         tag, data = self._codec.dumps(value, what)
@@ -267,7 +267,7 @@ class Encoder:
     def _dict(self, value: dict[str, Any], what: str, depth: int) -> Node:
         if len(value) <= PAGE:
             return self._items(value, what, depth)
-        ends = {key: zlib.crc32(key.encode("utf-8", "surrogatepass")) for key in value}
+        ends = {key: zlib.crc32(key.encode()) for key in value}
         groups: list[tuple[int, Node]] = []
         group: dict[str, Any] = {}
         for key, item in value.items():
@@ -425,6 +425,17 @@ def _digests(node: Node) -> Iterator[bytes]:
     elif node[0] not in (LEAF, RUN):
         for child in node[-1]:
             yield from _digests(child)
+
+
+def _named(value: dict[Any, Any]) -> bool:
+    """Whether the keys of a dict can stand in a tree: strings of valid Unicode."""
+    if not all(type(key) is str for key in value):
+        return False
+    try:
+        "".join(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _looks_small(value: dict[str, Any]) -> bool:

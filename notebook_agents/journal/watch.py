@@ -56,14 +56,14 @@ class Watch:
         """
         self = cls()
         self.values = list(values)
-        todo = list(values)
+        todo = _more(values)
         seen: set[int] = set()
         while todo:
             value = todo.pop()
-            kind = type(value)
-            if kind in _ATOMS or id(value) in seen:
+            if id(value) in seen:
                 continue
             seen.add(id(value))
+            kind = type(value)
             if kind is dict:
                 if not self._see_dict(value, todo):
                     return None
@@ -85,7 +85,7 @@ class Watch:
         self._key_counts.append(len(pairs))
         self._keys += keys
         self._key_values += held
-        todo += held
+        todo += _more(held)
         return _ATOMS.issuperset(map(type, keys))
 
     def _see_list(self, value: list[Any], todo: list[Any]) -> None:
@@ -96,7 +96,7 @@ class Watch:
         self._lists.append(value)
         self._item_counts.append(len(held))
         self._items += held
-        todo += held
+        todo += _more(held)
 
     def _see_object(self, value: Any, todo: list[Any]) -> None:
         fields, extra = _fields(value), _extra(value)
@@ -107,8 +107,7 @@ class Watch:
         self._extras.append(extra)
         self._field_counts.append(len(held))
         self._field_values += held
-        todo += held
-        todo.append(extra)
+        todo += _more([*held, extra])
 
     def and_also(self, other: Watch) -> Watch:
         """Return a watch over the values of both."""
@@ -140,6 +139,11 @@ class Watch:
             and self._item_counts == list(map(len, self._lists))
             and _same(self._items, chain.from_iterable(self._lists))
         )
+
+
+def _more(held: Iterable[Any]) -> list[Any]:
+    """Return what there is to look into."""
+    return [value for value in held if type(value) not in _ATOMS]
 
 
 def _same(known: Iterable[Any], now: Iterable[Any]) -> bool:
