@@ -93,7 +93,7 @@ def _memory(bench: Bench, ending: str, resident: list[int], content: int) -> Non
     if ending == "sqlite":
         bench.say(f"    {line} {(late - early) * 1024 / content:.2f}")
     else:
-        bench.judge(line, (late - early) * 1024 / content, 1.0)
+        bench.judge(line, (late - early) * 1024 / content, 2.0)
 
 
 def _spawn(folder: Path, name: str, ending: str, steps: int, seed: int) -> list[int]:
