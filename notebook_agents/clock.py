@@ -15,7 +15,7 @@ def now_us() -> int:
 
 def from_us(microseconds: int) -> datetime:
     """Return `microseconds` since 1970-01-01 UTC as an aware datetime."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def ticking_us() -> int:

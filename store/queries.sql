@@ -6,8 +6,9 @@
 SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted') FROM records;
 
 -- name: queue.bounds
--- First and last sequence number still here, and how many bytes of payload lie between.
-SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM records;
+-- First and last sequence number still here. Each by itself: SQLite looks one of them up, and reads
+-- every record for both.
+SELECT coalesce((SELECT min(seq) FROM records), 0), coalesce((SELECT max(seq) FROM records), 0);
 
 -- name: queue.meta
 SELECT key, value FROM meta;
@@ -96,11 +97,17 @@ SELECT thread, scope, agent, status, run, session, intended, returned, records, 
 FROM threads WHERE thread = $thread;
 
 -- name: queue.threads
+-- As queue.thread; of a driver only where there is one: each column takes its time.
 SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
-       created, updated, notebook, token, driver_pid, driver_host, driver_boot, driver_started,
-       driver_since, (SELECT at FROM requests AS r WHERE r.thread = threads.thread
-                      AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
-FROM threads ORDER BY last_seq DESC;
+       created, updated, notebook, token, driver_pid,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_host END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_boot END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_started END,
+       CASE WHEN driver_pid IS NOT NULL THEN driver_since END,
+       CASE WHEN driver_pid IS NOT NULL THEN
+           (SELECT at FROM requests AS r WHERE r.thread = threads.thread
+            AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot) END
+FROM threads;
 
 -- name: queue.untouched
 SELECT thread, scope, agent, status, run, session, intended, returned, records, first_seq, last_seq,
@@ -109,23 +116,43 @@ SELECT thread, scope, agent, status, run, session, intended, returned, records, 
                       AND r.token = threads.token AND r.what = 'answer' AND r.boot = $boot)
 FROM threads WHERE updated < $before AND driver_pid IS NULL ORDER BY updated;
 
--- name: queue.scope_users
-SELECT count(*) FROM threads WHERE scope = $scope;
+-- name: queue.scope_born
+SELECT coalesce(min(first_seq), 0) FROM threads WHERE scope = $scope;
 
 -- name: queue.forget_thread
 DELETE FROM threads WHERE thread = $thread;
 
 -- name: queue.select
--- Every column but the payload; a parameter that is NULL does not filter.
+-- Every column but the payload. A line whose parameter is NULL is left out (`journal/sql.py`).
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, NULL
 FROM records
-WHERE seq > $after AND ($thread IS NULL OR thread = $thread)
-  AND ($scope IS NULL OR coalesce(scope, thread) = $scope)
-  AND ($kinds IS NULL OR instr($kinds, kind) > 0)
-  AND ($ns IS NULL OR ns = $ns) AND ($ref IS NULL OR ref = $ref) AND ($step IS NULL OR step = $step)
-  AND ($name IS NULL OR name = $name)
-ORDER BY seq;
+WHERE seq > $after
+  AND thread = $thread
+  AND coalesce(scope, thread) = $scope
+  AND kind IN ($kinds)
+  AND run = $run
+  AND ns = $ns
+  AND ref = $ref
+  AND ref >= $least_ref
+  AND step = $step
+  AND name = $name
+  AND ref IN (SELECT value FROM json_each($any_ref))
+  AND step IN (SELECT value FROM json_each($steps))
+  AND parent IN (SELECT value FROM json_each($parents))
+ORDER BY seq
+LIMIT $limit;
+
+-- name: queue.newest
+-- A thread's newest checkpoints, by id as LangGraph lists them; of several with one id the one stored
+-- last is the first. Lines without their parameter are left out, as above.
+SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
+       size, NULL
+FROM records
+WHERE seq > $after AND thread = $thread AND kind = 'checkpoint'
+  AND ns = $ns
+  AND ref < $until
+ORDER BY ref DESC, ns DESC, seq DESC LIMIT $limit;
 
 -- name: queue.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
@@ -166,15 +193,39 @@ DELETE FROM meta WHERE key = $key;
 SELECT key, value FROM meta;
 
 -- name: archive.select
+-- As queue.select. The conditions stand in a query of row ids, by itself: DuckDB reads every column
+-- that is asked for of each row that it has to look at, and here that is what conditions need.
+SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
+       size, NULL
+FROM records WHERE rowid IN (
+  SELECT rowid FROM records
+  WHERE seq < $before AND seq > $after
+  AND thread = $thread
+  AND coalesce(scope, thread) = $scope
+  AND kind IN ($kinds)
+  AND run = $run
+  AND ns = $ns
+  AND ref = $ref
+  AND ref >= $least_ref
+  AND step = $step
+  AND name = $name
+  AND ref IN (SELECT unnest($any_ref::VARCHAR[]))
+  AND step IN (SELECT unnest($steps::VARCHAR[]))
+  AND parent IN (SELECT unnest($parents::VARCHAR[]))
+  ORDER BY seq
+  LIMIT $limit
+)
+ORDER BY seq;
+
+-- name: archive.newest
+-- As queue.newest.
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
        size, NULL
 FROM records
-WHERE seq < $before AND seq > $after AND ($thread IS NULL OR thread = $thread)
-  AND ($scope IS NULL OR coalesce(scope, thread) = $scope)
-  AND ($kinds IS NULL OR instr($kinds, kind) > 0)
-  AND ($ns IS NULL OR ns = $ns) AND ($ref IS NULL OR ref = $ref) AND ($step IS NULL OR step = $step)
-  AND ($name IS NULL OR name = $name)
-ORDER BY seq;
+WHERE seq < $before AND seq > $after AND thread = $thread AND kind = 'checkpoint'
+  AND ns = $ns
+  AND ref < $until
+ORDER BY ref DESC, ns DESC, seq DESC LIMIT $limit;
 
 -- name: archive.by_seq
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,

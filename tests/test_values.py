@@ -16,7 +16,7 @@ from langgraph.types import Command, Send
 
 from notebook_agents import faults
 from notebook_agents.errors import JournalDamagedError, SealError, ValueNotKeptError
-from notebook_agents.graph.codec import ResultCodec, StateCodec, strict_serializer
+from notebook_agents.graph.codec import ResultCodec, StateCodec, faithful, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Draft, Journal
 from notebook_agents.journal.chunking import Encoder
@@ -151,7 +151,9 @@ def _large(count: int, length: int) -> dict[str, Any]:
         [f"{i} " * 120 for i in range(3000)],
         {"in": [f"{i} " * 20 for i in range(3000)]},
         [_large(60, 200) for _ in range(3)],
-        Send("node", {"files": {f"f{i}": [f"{i} {j} " * 9 for j in range(200)] for i in range(40)}}),
+        Send(
+            "node", {"files": {f"f{i}": [f"{i} {j} " * 9 for j in range(200)] for i in range(40)}}
+        ),
         {"no valid Unicode \udc80": "x" * 400, **_large(40, 8)},
     ],
     ids=range(7),
@@ -265,6 +267,19 @@ def test_the_state_refuses_what_would_come_back_as_a_dict() -> None:
 class Growing(TypedDict):
     lines: Annotated[list[str], operator.add]
     fixed: dict[str, str]
+
+
+def test_a_foreign_object_is_not_asked_whether_it_is_empty() -> None:
+    """An array, for one, does not say whether it is true."""
+
+    class Array:
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    assert not faithful([Array()])
+    assert not faithful({"a": {"b": Array()}})
+    assert not faithful(HumanMessage("hi", additional_kwargs={"a": Array()}))
+    assert faithful(HumanMessage("hi", additional_kwargs={"a": [{}, {"b": []}]}))
 
 
 def test_growing_state_is_read_back_at_every_checkpoint(home: Path) -> None:

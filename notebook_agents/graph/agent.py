@@ -458,8 +458,9 @@ class Agent:
             )
         begun = [
             record.attempt or 0
-            for record in self.journal.select(thread=head.thread, kinds=[Kind.CHECKPOINT], ns="")
-            if record.run == head.run
+            for record in self.journal.select(
+                thread=head.thread, run=head.run, kinds=[Kind.CHECKPOINT], ns=""
+            )
         ]
         both = {**kept["config"], **(config or {})}
         limit = both.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
@@ -494,9 +495,8 @@ class Agent:
 
     def first_record(self, head: Head) -> Record:
         """Return the record with which a thread's newest run began."""
-        records = self.journal.select(thread=head.thread, kinds=[Kind.RUN_STARTED])
-        found = (record for record in records if record.run == head.run and record.digest)
-        if (first := next(found, None)) is None:
+        records = self.journal.select(thread=head.thread, run=head.run, kinds=[Kind.RUN_STARTED])
+        if (first := next((record for record in records if record.digest), None)) is None:
             raise UnknownThreadError(
                 f"thread {head.thread!r} was just deleted: run the agent again"
             )

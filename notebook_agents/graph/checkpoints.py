@@ -21,8 +21,9 @@ from notebook_agents.journal.values import (
     SAME,
     Decoder,
     Node,
+    beginning,
+    lost_record,
     pack,
-    spread,
     unpack,
 )
 
@@ -147,12 +148,28 @@ class Reader:
         self._codec = codec
         self._decoder = Decoder(codec, journal.parts)
         self._payloads: dict[int, list[Any]] = {}
+        self._refs: dict[int, tuple[int, ...]] = {}
 
     def preload(self, records: Iterable[Record]) -> None:
         """Read the payloads of several records at once."""
-        wanted = {record.seq for record in records} - self._payloads.keys()
-        for seq, payload in self._journal.payloads(sorted(wanted)).items():
-            self._payloads[seq] = unpack(payload)
+        self._read({record.seq for record in records})
+
+    def _read(self, seqs: set[int]) -> None:
+        missing = seqs - self._payloads.keys()
+        for record in self._journal.sealed(sorted(missing)):
+            self._payloads[record.seq] = unpack(self._journal.opened(record))
+            self._refs[record.seq] = record.refs
+        if lost := missing - self._payloads.keys():
+            raise lost_record(min(lost))
+
+    def keep(self, records: Iterable[Record]) -> None:
+        """Forget all but what these records, just read, are made of."""
+        wanted = {record.seq for record in records}
+        for _ in range(2):  # a record, the one it refers to, and that one's base
+            wanted |= {seq for at in wanted for seq in self._refs[at] if seq in self._payloads}
+        self._payloads = {seq: self._payloads[seq] for seq in wanted}
+        self._refs = {seq: self._refs[seq] for seq in wanted}
+        self._decoder.keep({seq for refs in self._refs.values() for seq in refs})
 
     def metadata(self, record: Record) -> dict[str, Any]:
         """Return a checkpoint's metadata."""
@@ -170,40 +187,38 @@ class Reader:
         return counted.keys() & self._head(record)["channel_versions"].keys() - self.held(record)
 
     def checkpoint_tuples(
-        self, wanted: Sequence[tuple[Record, Sequence[Record]]], by_seq: dict[int, Record]
+        self, wanted: Sequence[tuple[Record, Sequence[Record]]]
     ) -> list[CheckpointTuple]:
         """Return checkpoints with their pending writes, in at most four reads of payloads.
 
         Args:
             wanted: Checkpoints, each with the records of its pending writes in order.
-            by_seq: The checkpoint records of their threads by number: values refer to them.
         """
         with self._journal.reading():
             self.preload(record for one, writes in wanted for record in (one, *writes))
-            self._read_bases([record for record, _ in wanted], by_seq)
+            self._read_bases([record for record, _ in wanted])
             trees = [
                 tree
                 for record, _ in wanted
                 for channel in self._payloads[record.seq][2]
-                for tree in self._trees(channel, record, by_seq)
+                for tree in self._trees(channel, record.seq)
             ]
             rows = [row for _, writes in wanted for row in self._rows(writes)]
             trees += [(row.tree, row.refs) for row in rows if row.tree is not None]
             self._decoder.prefetch(trees)
-        return [self._checkpoint_tuple(record, writes, by_seq) for record, writes in wanted]
+        return [self.decoded(record, writes) for record, writes in wanted]
 
-    def _checkpoint_tuple(
-        self, record: Record, writes: Sequence[Record], by_seq: dict[int, Record]
-    ) -> CheckpointTuple:
+    def decoded(self, record: Record, writes: Sequence[Record]) -> CheckpointTuple:
+        """Return a checkpoint with these pending writes, all of which was read before."""
         _, meta, trees = self._payloads[record.seq]
         head = self._head(record)
-        values = {channel: self._decoded(channel, record, by_seq) for channel in trees}
+        values = {channel: self._decoded(channel, record) for channel in trees}
         return CheckpointTuple(
             config=_config(record, record.ref),
             checkpoint={**head, "channel_values": {**head["channel_values"], **values}},
             metadata=self._codec.loads(*meta),
             parent_config=_config(record, record.prior) if record.prior else None,
-            pending_writes=self.writes(writes),
+            pending_writes=self._decoded_writes(self._rows(writes)),
         )
 
     def _head(self, record: Record) -> Checkpoint:
@@ -212,7 +227,7 @@ class Reader:
         loaded: Checkpoint = self._codec.loads(*self._payloads[record.seq][0])
         return loaded
 
-    def _read_bases(self, records: Sequence[Record], by_seq: dict[int, Record]) -> None:
+    def _read_bases(self, records: Sequence[Record]) -> None:
         """Read at once what checkpoints' values refer to: records, and the bases of those."""
         first = {
             record.refs[tree[1]]
@@ -220,42 +235,41 @@ class Reader:
             for tree in self._payloads[record.seq][2].values()
             if tree[0] in (SAME, DELTA)
         }
-        self.preload(by_seq[seq] for seq in first)
-        self.preload(
-            by_seq[by_seq[seq].refs[tree[1]]]
-            for seq in first
-            for tree in self._payloads[seq][2].values()
-            if tree[0] == DELTA
+        self._read(first)
+        self._read(
+            {
+                self._refs[seq][tree[1]]
+                for seq in first
+                for tree in self._payloads[seq][2].values()
+                if tree[0] == DELTA
+            }
         )
 
-    def _trees(
-        self, channel: str, record: Record, by_seq: dict[int, Record]
-    ) -> list[tuple[Sequence[Any], Sequence[int]]]:
+    def _trees(self, channel: str, seq: int) -> list[tuple[Sequence[Any], Sequence[int]]]:
         """Return the tree of a channel's value, or those of a list's two parts."""
-        tree = self._payloads[record.seq][2][channel]
+        tree = self._payloads[seq][2][channel]
         if tree[0] == SAME:
-            record = by_seq[record.refs[tree[1]]]
-            tree = self._payloads[record.seq][2][channel]
+            seq = self._refs[seq][tree[1]]
+            tree = self._payloads[seq][2][channel]
+        refs = self._refs[seq]
         if tree[0] != DELTA:
-            return [(tree, record.refs)]
+            return [(tree, refs)]
         _, place, keep, new = tree
-        base = by_seq[record.refs[place]]
-        old = spread(self._payloads[base.seq][2][channel][1])[:keep]
-        return [((LIST, old), base.refs), ((LIST, new), record.refs)]
+        base = refs[place]
+        old = beginning(self._payloads[base][2][channel][1], keep)
+        return [((LIST, old), self._refs[base]), ((LIST, new), refs)]
 
-    def value(self, channel: str, record: Record, by_seq: dict[int, Record]) -> Any:
+    def value(self, channel: str, record: Record) -> Any:
         """Return a channel's value in a checkpoint that has one."""
         head = self._head(record)
         if channel in head["channel_values"]:
             return head["channel_values"][channel]
-        self._read_bases([record], by_seq)
-        self._decoder.prefetch(self._trees(channel, record, by_seq))
-        return self._decoded(channel, record, by_seq)
+        self._read_bases([record])
+        self._decoder.prefetch(self._trees(channel, record.seq))
+        return self._decoded(channel, record)
 
-    def _decoded(self, channel: str, record: Record, by_seq: dict[int, Record]) -> Any:
-        first, *rest = [
-            self._decoder.decode(*tree) for tree in self._trees(channel, record, by_seq)
-        ]
+    def _decoded(self, channel: str, record: Record) -> Any:
+        first, *rest = [self._decoder.value(*tree) for tree in self._trees(channel, record.seq)]
         return first + rest[0] if rest else first
 
     def writes(
@@ -270,11 +284,14 @@ class Reader:
         self.preload(records)
         rows = [row for row in self._rows(records) if only is None or row.channel in only]
         self._decoder.prefetch([(row.tree, row.refs) for row in rows if row.tree is not None])
+        return self._decoded_writes(rows)
+
+    def _decoded_writes(self, rows: Iterable[_Write]) -> list[PendingWrite]:
         return [
             (
                 row.task,
                 row.channel,
-                row.value if row.tree is None else self._decoder.decode(row.tree, row.refs),
+                row.value if row.tree is None else self._decoder.value(row.tree, row.refs),
             )
             for row in rows
         ]

@@ -215,14 +215,21 @@ def faithful(value: Any, *, native: bool = False) -> bool:
     if kind in _ATOMS:
         return True
     if kind is list:
-        return _ATOMS.issuperset(map(type, value)) or all(
-            faithful(item, native=native) for item in value
-        )
-    if kind is dict:
-        return _STRINGS.issuperset(map(type, value)) and faithful([*value.values()], native=native)
-    if kind in _MESSAGES and not native:
-        return not value.model_extra and faithful(value.__dict__)
-    return False
+        items = value
+    elif kind is dict and _STRINGS.issuperset(map(type, value)):
+        items = value.values()
+    elif kind in _MESSAGES and not native and not value.model_extra:
+        items = value.__dict__.values()
+    else:
+        return False
+    if _ATOMS.issuperset(map(type, items)):
+        return True
+    for item in items:  # what needs no look inside is told here: this is done for each message
+        kind = type(item)
+        plain = kind in _ATOMS or (kind in _NATIVE and not item)
+        if not plain and not faithful(item, native=native):
+            return False
+    return True
 
 
 def _type_name(value: Any) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         CheckpointTuple,
     )
 
-    from notebook_agents.journal import Draft, Journal, Record
+    from notebook_agents.journal import Draft, Journal
 
 # Where it is not handed over at once (see handover.py), the checkpoint is on its way in
 # another thread, which needs the interpreter's lock and little else. Letting it run and looking
@@ -175,12 +175,10 @@ class DriverSaver(JournalSaver):
         """Take in what a task writes."""
         self.put_writes(config, writes, task_id, task_path)
 
-    def _select(self, thread: str | None, ns: str | None) -> Sequence[Record]:
-        """Have what has come in written before anything is read."""
+    def _bring_up(self) -> None:
         with suppress(ValueNotKeptError):  # it ends the run where a node rests on it
             self.settle()
         self.journal.flush(durable=False)
-        return super()._select(thread, ns)
 
     @property
     def _codec(self) -> StateCodec:

@@ -196,7 +196,7 @@ def delta_history(
             for write in reversed(reader.writes(history.writes(ancestor), only=missing)):
                 found[write[1]].append(write)
             for channel in missing & reader.held(ancestor):
-                result[channel]["seed"] = reader.value(channel, ancestor, history.by_seq)
+                result[channel]["seed"] = reader.value(channel, ancestor)
                 missing.discard(channel)
         if not missing:
             break

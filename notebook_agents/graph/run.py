@@ -12,7 +12,7 @@ from notebook_agents.graph.people import interrupts
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Interrupt, Kind, RunStatus, RunView, Step
 from notebook_agents.runtime.timeline import to_html, to_text
-from notebook_agents.runtime.view import run_view
+from notebook_agents.runtime.view import run_view, steps_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,6 +78,18 @@ class Run:
         """Its steps, in the order in which they first began."""
         return self.view.steps
 
+    def page(self, after: str | None = None, limit: int = 100) -> tuple[Step, ...]:
+        """Return some of its steps as they are now; of a long run, without reading the others.
+
+        Args:
+            after: The id of the last step of the page before; None: the first page.
+            limit: How many at most.
+
+        Raises:
+            UnknownThreadError: The run has no such step.
+        """
+        return steps_page(self._journal, self.thread, self.number, after=after, limit=limit)
+
     @cached_property
     def value(self) -> Any:
         """What the graph returned.
@@ -92,13 +104,13 @@ class Run:
                 f"run {self.number} of thread {self.thread!r} is {self.status} and has no value: "
                 + todo.format(thread=self.thread)
             )
-        ends = self._journal.select(thread=self.thread, kinds=[Kind.RUN_FINISHED])
-        record = next((end for end in reversed(ends) if end.run == self.number), None)
-        if record is None:
+        ends = self._journal.select(thread=self.thread, run=self.number, kinds=[Kind.RUN_FINISHED])
+        if not ends:
             raise UnknownThreadError(
                 f"thread {self.thread!r} was deleted, and with it the value of run {self.number}: "
                 "run the agent again"
             )
+        record = ends[-1]
         tree, _ = unpack(self._journal.payload(record.seq))
         codec = ResultCodec(strict_serializer(self._allow))
         return Decoder(codec, self._journal.parts).decode(tree, record.refs)

@@ -18,6 +18,7 @@ from notebook_agents.graph import retention
 from notebook_agents.graph.checkpoints import Line, Reader, encode_checkpoint, encode_writes
 from notebook_agents.graph.codec import StateCodec, strict_serializer
 from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_history
+from notebook_agents.graph.newest import Newest, named, page
 from notebook_agents.journal import Draft
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.copying import copy_thread
@@ -54,6 +55,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         super().__init__(serde=strict_serializer(allow))
         self.journal = journal
         self._lines: dict[tuple[str, str], Line] = {}
+        self._newest = Newest(journal)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -211,12 +213,17 @@ class JournalSaver(BaseCheckpointSaver[int]):
             SealError: A record was altered, or its key is missing.
         """
         thread, ns = _place(config)
-        history = History(self._select(thread, ns))
-        record = _find(history, thread, ns, get_checkpoint_id(config))
+        wanted = get_checkpoint_id(config)
+        self._bring_up()
+        if not wanted:
+            return self._newest.get(thread, ns, self._codec)
+        with self.journal.reading():
+            history = named(self.journal, thread, ns, wanted)
+        record = _find(history, thread, ns, wanted)
         if record is None:
             return None
         reader = Reader(self.journal, self._codec)
-        return reader.checkpoint_tuples([(record, history.writes(record))], history.by_seq)[0]
+        return reader.checkpoint_tuples([(record, history.writes(record))])[0]
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Do as `get_tuple` without blocking the event loop."""
@@ -245,7 +252,13 @@ class JournalSaver(BaseCheckpointSaver[int]):
         thread = None if config is None else str(configurable["thread_id"])
         wanted = get_checkpoint_id(config) if config else None
         until = get_checkpoint_id(before) if before else None
-        history = History(self._select(thread, configurable.get("checkpoint_ns")))
+        ns = configurable.get("checkpoint_ns")
+        history = None
+        if thread is not None and limit is not None and not filter and not wanted:
+            self._bring_up()
+            with self.journal.reading():
+                history = page(self.journal, thread, ns, max(limit, 0), until=until)
+        history = history or History(self._select(thread, ns))
         chosen = [
             history.shown[place]
             for place in sorted(history.shown, reverse=True)
@@ -263,7 +276,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
                 batch = [record for record in batch if _matches(reader.metadata(record), filter)]
             found = [(record, history.writes(record)) for record in batch[:left]]
             left -= len(found)
-            yield from reader.checkpoint_tuples(found, history.by_seq)
+            yield from reader.checkpoint_tuples(found)
 
     async def alist(
         self,
@@ -313,8 +326,12 @@ class JournalSaver(BaseCheckpointSaver[int]):
         """Return what every record of this saver carries."""
         return {}
 
+    def _bring_up(self) -> None:
+        """Have what has come in committed, so that it is read."""
+
     def _select(self, thread: str | None, ns: str | None) -> Sequence[Record]:
         """Return what a history is made of, of one thread or of all."""
+        self._bring_up()
         return self.journal.select(thread=thread, kinds=KINDS, ns=ns)
 
     def _append(self, drafts: Sequence[Draft]) -> None:

@@ -53,13 +53,14 @@ class Thread:
 
     def history(self) -> list[Moment]:
         """Return the thread's checkpoints, subgraphs' too, the newest first."""
-        records = self._shown()
-        runs = {record.run for record in records if record.kind is Kind.STEP_INTENDED}
-        steps = {
-            step.id: step
-            for run in sorted(run for run in runs if run is not None)
-            for step in run_view(self._journal, self.name, run).steps
-        }
+        with self._journal.reading():
+            records = self._shown()
+            runs = {record.run for record in records if record.kind is Kind.STEP_INTENDED}
+            steps = {
+                step.id: step
+                for run in sorted(run for run in runs if run is not None)
+                for step in run_view(self._journal, self.name, run).steps
+            }
         moments: dict[str, Moment] = {}
         newest: dict[str, Moment] = {}
         seen = set[str]()

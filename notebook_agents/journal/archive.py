@@ -8,6 +8,7 @@ closed under a lock of ours, and nothing on a step's path waits for it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from notebook_agents.journal import damage, integrity
 from notebook_agents.journal.failures import cause, reason, writing
 from notebook_agents.journal.locks import FileLock
 from notebook_agents.journal.records import FORMAT, Record, record_of
-from notebook_agents.journal.sql import query, schema
+from notebook_agents.journal.sql import filtered, query, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from notebook_agents.journal.queue import Queue
+
+_logger = logging.getLogger("notebook_agents.journal")
 
 _BATCH = 20_000
 BLOCK_BYTES = 16_384  # DuckDB's smallest: a small journal stays a small file
@@ -50,9 +53,13 @@ class Archive:
         self.bursting = threading.RLock()
         self._kept: duckdb.DuckDBPyConnection | None = None  # in exclusive mode, for good
         self._lent: duckdb.DuckDBPyConnection | None = None  # during a burst
+        # DuckDB without a file, between bursts: to make one takes 20 ms and more, to attach a file
+        # 1 ms.
+        self._idle: duckdb.DuckDBPyConnection | None = None
         # DuckDB's destructor gives the interpreter's lock back and takes it again, and aborts a
         # process that ends meanwhile. So it is not whoever borrowed a connection that drops it.
         self._spent: duckdb.DuckDBPyConnection | None = None
+        self._foreign = False  # the one that is lent ran statements that are not ours
         self._lingering = 0
         self._closed = False
         self._unsure = queue.after_kill  # the heads are compared with DuckDB at its first opening
@@ -74,18 +81,51 @@ class Archive:
         """Let several bursts in the block share one opening; nothing is opened until the first."""
         with self.bursting:
             self._lingering += 1
+            whole = False
             try:
                 yield
+                whole = True
             finally:
                 self._lingering -= 1
                 if not self._lingering and self._lent is not None:
-                    self._lent.close()
-                    self._spent, self._lent = self._lent, None
-                    self._lock.release()
+                    self._put_down(keep=whole)
+
+    def _put_down(self, *, keep: bool) -> None:
+        """Close the file that was lent.
+
+        Args:
+            keep: Whether DuckDB itself is kept for the next burst, if nothing is wrong with it.
+        """
+        lent, self._lent = self._lent, None
+        assert lent is not None
+        try:
+            if keep and not self._foreign:
+                lent.execute("USE memory")
+                lent.execute("DETACH journal")  # folds the log back and closes, as `close` does
+                self._idle, lent = lent, None
+        except Exception:
+            _logger.debug("DuckDB is closed: it could not let go of the journal", exc_info=True)
+        finally:
+            if lent is not None:
+                lent.close()
+                self._spent = lent
+            self._foreign = False
+            self._lock.release()
+
+    def rest(self) -> None:
+        """Have no DuckDB in this process until it is needed again; no burst is under way."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.close()
+            self._spent = idle
 
     @contextmanager
-    def burst(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def burst(self, *, foreign: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the file, lend the connection, close it.
+
+        Args:
+            foreign: Whether somebody's own statements are run, which may leave settings or tables
+                behind: this DuckDB is for no other burst then.
 
         Raises:
             JournalBusyError: Another process held it for half a minute; it is named.
@@ -109,6 +149,7 @@ class Archive:
                     except BaseException:
                         self._lock.release()
                         raise
+                self._foreign |= foreign
                 yield self._lent
 
     @contextmanager
@@ -158,9 +199,7 @@ class Archive:
             self._kept.close()
             self._kept = self._connect()
         elif self._lent is not None:
-            self._lent.close()
-            self._spent, self._lent = self._lent, None
-            self._lock.release()
+            self._put_down(keep=False)
 
     @staticmethod
     def watermark(connection: duckdb.DuckDBPyConnection) -> int:
@@ -170,10 +209,15 @@ class Archive:
 
     def select(self, before: int, **filters: Any) -> list[Record]:
         """Return the matching records older than number `before`, without payloads."""
+        return self._found(*filtered("archive.select", {"before": before, **filters}))
+
+    def newest(self, before: int, **filters: Any) -> list[Record]:
+        """Return a thread's newest checkpoints among the records older than number `before`."""
+        return self._found(*filtered("archive.newest", {"before": before, **filters}))
+
+    def _found(self, statement: str, parameters: dict[str, Any]) -> list[Record]:
         with self.burst() as connection:
-            rows = connection.execute(
-                query("archive.select"), {"before": before, **filters}
-            ).fetchall()
+            rows = connection.execute(statement, parameters).fetchall()
         return [record_of(row, self._queue.home) for row in rows]
 
     def by_seq(self, seqs: Sequence[int]) -> list[Record]:
@@ -197,6 +241,7 @@ class Archive:
         """Close what exclusive mode keeps open, and the lock."""
         with self.bursting:
             self._closed = True
+            self.rest()
             if self._kept is not None:
                 self._kept.close()
                 self._kept = None
@@ -205,9 +250,9 @@ class Archive:
 
     def abandon(self) -> list[Any]:
         """Forget, in a forked child, what belongs to the parent; return what must not be closed."""
-        kept = [self._kept, self._lent, self._spent]
-        self._kept = self._lent = None
-        self._lingering = 0
+        kept = [self._kept, self._lent, self._idle, self._spent]
+        self._kept = self._lent = self._idle = None
+        self._lingering, self._foreign = 0, False
         self.bursting = threading.RLock()
         self._lock = FileLock(self._queue.home / "journal.lock")
         return kept
@@ -224,7 +269,7 @@ class Archive:
         import duckdb
 
         path = self.path
-        connection = duckdb.connect()
+        connection, self._idle = self._idle or duckdb.connect(), None
         try:
             connection.execute("SET threads = 1")
             if not path.exists():

@@ -31,6 +31,7 @@ def _before_fork() -> None:
     _between_backups()
     for journal in list(open_journals):
         journal._archive.bursting.acquire()
+        journal._archive.rest()
         journal._writer.leading.acquire()
         journal._writer.rest()
         journal._queue.before_fork()

@@ -174,13 +174,16 @@ def seal(draft: Draft, *, seq: int, ts: int, journal_id: str, key: DataKey) -> t
     return (*columns, key.seal(draft.plain, _bound(journal_id, columns)))
 
 
+_KINDS = {str(kind): kind for kind in Kind}
+
+
 def from_row(row: Sequence[Any]) -> Record:
     """Return the record of a row of either engine."""
     refs = row[14]
     return Record(
         seq=row[0],
         ts=row[1],
-        kind=Kind(row[2]),
+        kind=_KINDS.get(row[2]) or Kind(row[2]),
         thread=row[3],
         scope=row[4] or row[3],
         run=row[5],

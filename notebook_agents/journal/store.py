@@ -9,7 +9,7 @@ import ctypes
 import logging
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from notebook_agents import faults, settings
 from notebook_agents.errors import (
@@ -34,7 +34,7 @@ from notebook_agents.journal.leases import Leases
 from notebook_agents.journal.queue import Head, Queue
 from notebook_agents.journal.records import Draft, Record, open_payload
 from notebook_agents.journal.schedule import Schedule
-from notebook_agents.journal.sql import query
+from notebook_agents.journal.sql import Filters, query
 from notebook_agents.journal.trimming import trim
 from notebook_agents.journal.values import Chunks
 from notebook_agents.journal.wrapped import WrappedKeys
@@ -43,7 +43,7 @@ from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -228,40 +228,48 @@ class Journal:
         self,
         *,
         thread: str | None = None,
-        scope: str | None = None,
-        kinds: Iterable[Kind] | None = None,
-        ns: str | None = None,
-        ref: str | None = None,
-        step: str | None = None,
-        name: str | None = None,
         since: int = 0,
+        limit: int | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Record]:
         """Return matching records in order, without payloads: queue and DuckDB together.
 
-        Of a thread only what came after its deletion is returned, and of all only what came after
-        record `since`. DuckDB is not opened if that is in the queue.
+        Of a thread only what came after its deletion is returned, of all only what came after
+        record `since`, and of that the first `limit`. DuckDB is not opened if that is in the queue.
         """
         self._check_open()
-        after = since
-        if thread is not None:
-            head = self.head(thread)
-            if head is None:
-                return []
-            after = max(since, head.first_seq - 1)
-        filters = {
-            "after": after,
-            "thread": thread,
-            "scope": scope,
-            "kinds": None if kinds is None else ",".join(kinds),
-            "ns": ns,
-            "ref": ref,
-            "step": step,
-            "name": name,
-        }
-        recent, first = self._queue.select(**filters)
+        after = self._behind(thread, since)
+        if after is None:
+            return []
+        wanted = {"thread": thread, "after": after, "limit": limit, **filters}
+        recent, first = self._queue.select(**wanted)
         if first <= after + 1:
             return recent
-        return [*self._archive.select(before=first, **filters), *recent]
+        return [*self._archive.select(before=first, **wanted), *recent][:limit]
+
+    def newest_checkpoints(
+        self, thread: str, ns: str | None, limit: int, *, until: str | None = None
+    ) -> list[Record]:
+        """Return the checkpoints with the largest ids of a thread, hidden or not, in that order.
+
+        At most `limit`, of one namespace or (None) of all, and only those with ids below `until`.
+        """
+        self._check_open()
+        if (after := self._behind(thread, 0)) is None:
+            return []
+        wanted = {"thread": thread, "ns": ns, "after": after, "until": until, "limit": limit}
+        recent, first = self._queue.newest(**wanted)
+        if first > after + 1:
+            recent += self._archive.newest(before=first, **wanted)
+        recent.sort(key=lambda one: (one.ref or "", one.ns or "", one.seq), reverse=True)
+        return recent[:limit]
+
+    def _behind(self, thread: str | None, since: int) -> int | None:
+        """Return behind which number to look; None where the thread is not there."""
+        if thread is None:
+            return since
+        head = self.head(thread)
+        return None if head is None else max(since, head.first_seq - 1)
 
     def newest(self) -> int:
         """Return the number of the newest record; 0 where there is none."""
@@ -301,27 +309,27 @@ class Journal:
         yield from follow(self, since, thread, seconds)
 
     def payloads(self, seqs: Sequence[int]) -> dict[int, bytes]:
-        """Return the opened payloads of the numbered records; those that are nowhere are left out.
-
-        Raises:
-            SealError: One does not open.
-        """
+        """Return opened payloads by number, not of what is nowhere; SealError if one is spoilt."""
         return {seq: payload for seq, (_, payload) in self.parts(seqs).items()}
 
     def parts(self, seqs: Sequence[int]) -> dict[int, tuple[Sequence[int], bytes]]:
         """Return references and opened payload of each of the numbered records; see `payloads`."""
+        return {record.seq: (record.refs, self.opened(record)) for record in self.sealed(seqs)}
+
+    def sealed(self, seqs: Sequence[int]) -> list[Record]:
+        """Return the numbered records with their payloads, sealed, in no order."""
         self._check_open()
         if not seqs:
-            return {}
+            return []
         records = self._queue.by_seq(seqs)
-        first, _ = self._queue.bounds()
-        found = {record.seq for record in records}
-        older = [seq for seq in seqs if seq not in found and seq < first]
-        if older:
-            records.extend(self._archive.by_seq(older))
-        return {record.seq: (record.refs, self._opened(record)) for record in records}
+        missing = set(seqs).difference(record.seq for record in records)
+        first = self._queue.bounds()[0] if missing else 0
+        if older := sorted(seq for seq in missing if seq < first):
+            records += self._archive.by_seq(older)
+        return records
 
-    def _opened(self, record: Record) -> bytes:
+    def opened(self, record: Record) -> bytes:
+        """Return the payload of a record that was read with it; SealError if it does not open."""
         key = self.data_key(record.scope, create=False)
         try:
             return open_payload(record, journal_id=self.id, key=key)
@@ -349,11 +357,11 @@ class Journal:
 
     def chunks(self, scope: str) -> Chunks:
         """Return the known chunks of a scope."""
-        found = self._chunks.get(scope)
-        if found is not None:
+        if (found := self._chunks.get(scope)) is not None:
             return found
         # Not under the keys' lock: who reads the history wants that, and this wants the history.
-        records = self.select(scope=scope, kinds=[Kind.CHUNK]) if self._has(scope) else []
+        born = self._queue.scope_born(scope)
+        records = self.select(scope=scope, kinds=[Kind.CHUNK], since=born - 1) if born else []
         with self._keys_lock:
             if scope not in self._chunks:
                 known = {record.digest: record.seq for record in records if record.digest}
@@ -365,7 +373,7 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         """Answer a query over the whole journal; see schema.sql for its table and views."""
         self.ingest()
-        with self._archive.burst() as connection:
+        with self._archive.burst(foreign=True) as connection:
             return connection.execute(statement, parameters or {}).fetchall()
 
     # -- keys ---------------------------------------------------------------------------------
@@ -549,9 +557,6 @@ class Journal:
 
     def __repr__(self) -> str:
         return f"<Journal {self.home} {'closed' if self._closed else self.mode}>"
-
-    def _has(self, scope: str) -> bool:
-        return self._queue.scope_users(scope) > 0
 
     def _prepare(self, drafts: Sequence[Draft]) -> bool:
         """Have the data keys at hand: making one is a transaction of its own.

@@ -14,6 +14,7 @@ hence another chunk, and is never missed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ormsgpack
@@ -22,7 +23,7 @@ from notebook_agents.errors import JournalDamagedError
 from notebook_agents.journal.records import compress, decompress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from notebook_agents.journal.records import Draft
     from notebook_agents.sealing import DataKey
@@ -82,14 +83,15 @@ class Chunks:
         self._known[digest] = draft
 
 
-def spread(nodes: Sequence[Any]) -> list[Any]:
-    """Return a stored list's nodes with one for each chunk again."""
+def beginning(nodes: Sequence[Any], count: int) -> list[Any]:
+    """Return the first `count` of a stored list's nodes, of which one stands for several chunks."""
     found: list[Any] = []
     for node in nodes:
-        if node[0] == SPAN:
-            found.extend((CHUNKED, node[1], place) for place in range(node[2], node[2] + node[3]))
-        else:
-            found.append(node)
+        if count <= 0:
+            break
+        held = node[3] if node[0] == SPAN else 1
+        found.append((SPAN, *node[1:3], count) if held > count else node)
+        count -= held
     return found
 
 
@@ -150,13 +152,25 @@ class Decoder:
             if seq not in self._chunks and seq not in self._branches:
                 raise lost_record(seq)
 
+    def keep(self, chunks: Iterable[int]) -> None:
+        """Forget all but these chunks, and what they are made of."""
+        kept: set[int] = set()
+        todo = list(chunks)
+        while todo:
+            seq = todo.pop()
+            if seq not in kept:
+                kept.add(seq)
+                todo += self._branches[seq][1] if seq in self._branches else ()
+        self._chunks = {seq: chunk for seq, chunk in self._chunks.items() if seq in kept}
+        self._branches = {seq: tree for seq, tree in self._branches.items() if seq in kept}
+
     def value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose chunks were read before; see `decode`."""
         kind = node[0]
         if kind == LEAF:
             return self._codec.loads(node[1], node[2])
         if kind == CHUNKED:
-            return self._chunk_value(refs[node[2]])
+            return self._codec.loads(*self._chunks[refs[node[2]]])
         if kind == LIST:
             return self._list(node[1], refs)
         if kind == DICT:
@@ -172,7 +186,8 @@ class Decoder:
         items: list[Any] = []
         for child in nodes:
             if child[0] == SPAN:
-                items += [self._chunk_value(refs[child[2] + i]) for i in range(child[3])]
+                places = range(child[2], child[2] + child[3])
+                items += self._chunk_values([refs[place] for place in places])
             elif child[0] == PAGED:
                 items += self._chunk_value(refs[child[2]])
             elif child[0] == RUN:
@@ -185,6 +200,20 @@ class Decoder:
         if seq in self._branches:
             return self.value(*self._branches[seq])
         return self._codec.loads(*self._chunks[seq])
+
+    def _chunk_values(self, seqs: Sequence[int]) -> list[Any]:
+        """Return the values of neighbouring chunks; of MessagePack all at once, as one array."""
+        if not self._branches.keys().isdisjoint(seqs):
+            return [self._chunk_value(seq) for seq in seqs]
+        chunks = [self._chunks[seq] for seq in seqs]
+        if len(chunks) > 1 and {tag for tag, _ in chunks} == {"m"}:
+            header = b"\xdd" + len(chunks).to_bytes(4)
+            with suppress(Exception):  # one may be nested so deep that it opens only by itself
+                whole = self._codec.loads("m", header + b"".join([data for _, data in chunks]))
+                if len(whole) == len(chunks):
+                    found: list[Any] = whole
+                    return found
+        return [self._codec.loads(tag, data) for tag, data in chunks]
 
 
 def lost_record(seq: int) -> JournalDamagedError:

@@ -183,9 +183,10 @@ class RunDriver:
 
     def load(self) -> None:
         """Read what earlier processes did in this run."""
-        for record in self.journal.select(thread=self.thread, kinds=_STEP_KINDS):
-            told = record.kind is not Kind.DECISION or record.name in tuple(Said)
-            if record.run == self.number and record.step is not None and told:
+        said = tuple(Said)
+        for record in self.journal.select(thread=self.thread, run=self.number, kinds=_STEP_KINDS):
+            told = record.kind is not Kind.DECISION or record.name in said
+            if record.step is not None and told:
                 self._apply(record)
 
     def _apply(self, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, ids
@@ -33,14 +33,7 @@ _ENDS = {
     Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
     Kind.STEP_LATE: Outcome.LATE,
 }
-_KINDS = (
-    Kind.RUN_STARTED,
-    Kind.RUN_FINISHED,
-    Kind.STEP_INTENDED,
-    Kind.DECISION,
-    Kind.USAGE,
-    *_ENDS,
-)
+_STEP_KINDS = (Kind.STEP_INTENDED, Kind.DECISION, Kind.USAGE, *_ENDS)
 
 
 def run_view(
@@ -57,39 +50,133 @@ def run_view(
     Raises:
         UnknownThreadError: There is no such thread, or no such run in it.
     """
-    info = journal.thread(thread)
-    number = info.run if number is None else number
-    records = [
-        record for record in journal.select(thread=thread, kinds=_KINDS) if record.run == number
-    ]
-    starts = [record for record in records if record.kind is Kind.RUN_STARTED]
-    if not starts:
-        has = f"its newest run is {info.run}" if info.run else "it was never run by an agent"
-        raise UnknownThreadError(f"thread {thread!r} has no run {number}: {has}")
-    ends = [record for record in records if record.kind is Kind.RUN_FINISHED]
-    newest = ends[-1] if ends and ends[-1].seq > starts[-1].seq else None
-    status = RunStatus(newest.name) if newest and newest.name else RunStatus.RUNNING
-    if status is RunStatus.RUNNING:  # a run that a newer one left behind has no driver either
-        status = info.status if number == info.run else RunStatus.ORPHANED
+    frame = _frame(journal, thread, number)
+    records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS)
+    newest = frame.newest
     return RunView(
         thread=thread,
-        number=number,
-        agent=starts[0].name or "",
-        status=status,
-        steps=_steps(journal, records, starts, active=status is RunStatus.RUNNING),
-        sessions=len(starts),
-        started=clock.from_us(starts[0].ts),
+        number=frame.number,
+        agent=frame.starts[0].name or "",
+        status=frame.status,
+        steps=_steps(journal, records, frame),
+        sessions=len(frame.starts),
+        started=clock.from_us(frame.starts[0].ts),
         ended=clock.from_us(newest.ts) if newest else None,
         error=unpack(journal.payload(newest.seq))[1] if newest else None,
         stored=stored,
     )
 
 
+def steps_page(
+    journal: Journal,
+    thread: str,
+    number: int | None = None,
+    *,
+    after: str | None = None,
+    limit: int = 100,
+) -> tuple[Step, ...]:
+    """Return some steps of a run, as `run_view` would, reading no others.
+
+    Args:
+        journal: The journal.
+        thread: The thread's name.
+        number: The run's number within the thread; None for the newest.
+        after: The id of the step behind which to begin; None: with the first.
+        limit: How many at most.
+
+    Returns:
+        The steps in the order in which they first began; none behind the last.
+
+    Raises:
+        UnknownThreadError: There is no such thread, run, or step.
+    """
+    with journal.reading():
+        frame = _frame(journal, thread, number)
+        begun = _begun(journal, thread, frame.number, after=after, limit=limit)
+        # Models that were called inside a step are told with it, so what is inside is read too.
+        inside, found = begun, list(begun)
+        while inside:
+            below = journal.select(
+                thread=thread, run=frame.number, kinds=[Kind.STEP_INTENDED], parents=inside
+            )
+            inside = [*{record.step: None for record in below if record.step}.keys() - set(found)]
+            found += inside
+        records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS, steps=found)
+        wanted = set(begun)
+        return tuple(step for step in _steps(journal, records, frame) if step.id in wanted)
+
+
+def _begun(journal: Journal, thread: str, run: int, *, after: str | None, limit: int) -> list[str]:
+    """Return the ids of the next steps of a run in the order in which they first began."""
+    intended = [Kind.STEP_INTENDED]
+    seen = 0
+    if after is not None:
+        first = journal.select(thread=thread, run=run, kinds=intended, step=after, limit=1)
+        if not first:
+            raise UnknownThreadError(
+                f"run {run} of thread {thread!r} has no step {after!r}: begin without `after`"
+            )
+        seen = first[0].seq
+    begun: dict[str, None] = {}
+    while len(begun) < limit:
+        page = journal.select(thread=thread, run=run, kinds=intended, since=seen, limit=limit)
+        if not page:
+            break
+        again = [record.step or "" for record in page if (record.attempt or 1) > 1]
+        earlier = (
+            {
+                record.step
+                for record in journal.select(thread=thread, run=run, kinds=intended, steps=again)
+                if record.seq <= seen
+            }
+            if again
+            else set()
+        )
+        begun |= {
+            record.step: None for record in page if record.step and record.step not in earlier
+        }
+        seen = page[-1].seq
+    return list(begun)[:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What is said of a run itself.
+
+    Attributes:
+        number: Its number within the thread.
+        status: Where it stands.
+        starts: The records of its drivers' starts.
+        newest: The record of its end, if that came behind the newest start.
+    """
+
+    number: int
+    status: RunStatus
+    starts: list[Record]
+    newest: Record | None
+
+
+def _frame(journal: Journal, thread: str, number: int | None) -> _Frame:
+    info = journal.thread(thread)
+    number = info.run if number is None else number
+    records = journal.select(thread=thread, run=number, kinds=(Kind.RUN_STARTED, Kind.RUN_FINISHED))
+    starts = [record for record in records if record.kind is Kind.RUN_STARTED]
+    if not starts:
+        has = f"its newest run is {info.run}" if info.run else "it was never run by an agent"
+        raise UnknownThreadError(f"thread {thread!r} has no run {number}: {has}")
+    newest = records[-1] if records[-1].kind is Kind.RUN_FINISHED else None
+    status = RunStatus(newest.name) if newest and newest.name else RunStatus.RUNNING
+    if status is RunStatus.RUNNING:  # a run that a newer one left behind has no driver either
+        status = info.status if number == info.run else RunStatus.ORPHANED
+    return _Frame(number, status, starts, newest)
+
+
 def pending_nodes(journal: Journal, thread: str, number: int) -> set[str]:
     """Return the names of the outermost graph's nodes that began in a run and did not return."""
     begun: dict[str, str] = {}
-    for record in journal.select(thread=thread, kinds=(Kind.STEP_INTENDED, Kind.STEP_RETURNED)):
-        if record.run != number or record.parent is not None or record.ns:
+    kinds = (Kind.STEP_INTENDED, Kind.STEP_RETURNED)
+    for record in journal.select(thread=thread, run=number, kinds=kinds):
+        if record.parent is not None or record.ns:
             continue
         if record.kind is Kind.STEP_INTENDED and record.ref:  # a conditional edge
             continue
@@ -100,9 +187,7 @@ def pending_nodes(journal: Journal, thread: str, number: int) -> set[str]:
     return set(begun.values())
 
 
-def _steps(
-    journal: Journal, records: list[Record], starts: list[Record], *, active: bool
-) -> tuple[Step, ...]:
+def _steps(journal: Journal, records: list[Record], frame: _Frame) -> tuple[Step, ...]:
     """Return the steps in the order in which they first began."""
     failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED]
     errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
@@ -112,17 +197,17 @@ def _steps(
         if record.kind is Kind.STEP_INTENDED and record.step is not None:
             begun.setdefault(record.step, []).append(record)
     decisions = _decisions(journal, records)
-    resumed_at = starts[-1].seq if len(starts) > 1 else 0
+    resumed_at = frame.starts[-1].seq if len(frame.starts) > 1 else 0
     steps = [
         _step(
             step,
             intents,
             ends,
             errors,
-            starts,
+            frame.starts,
             decisions.get(step, ()),
             resumed_at=resumed_at,
-            active=active,
+            active=frame.status is RunStatus.RUNNING,
         )
         for step, intents in begun.items()
     ]

@@ -17,14 +17,15 @@ from notebook_agents.journal.queue_file import file_system
 
 from .measure import Bench
 
-NAMES = ("imports", "fsyncs", "size", "growth", "resume", "overhead", "many")
+NAMES = ("imports", "fsyncs", "size", "growth", "resume", "overhead", "many", "reading")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--seed", type=int, help="Repeats the order and the texts of a run.")
 @click.option("--small", is_flag=True, help="The smallest sizes: shows that everything runs.")
-def main(names: tuple[str, ...], seed: int | None, small: bool) -> None:
+@click.option("--full", is_flag=True, help="Journals of a million records, where a bar is of one.")
+def main(names: tuple[str, ...], seed: int | None, small: bool, full: bool) -> None:
     """Run the named benchmarks, or all; the exit code is 1 if a bar was missed."""
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     place = Path(tempfile.gettempdir())
@@ -36,7 +37,7 @@ def main(names: tuple[str, ...], seed: int | None, small: bool) -> None:
     missed: list[str] = []
     for name in names or NAMES:
         click.echo(f"\n{name}: python -m tests.bench {name} --seed {seed}")
-        bench = Bench(rng=Random(seed), small=small, say=click.echo)
+        bench = Bench(rng=Random(seed), small=small, full=full, say=click.echo)
         import_module(f"{__package__}.{name}").run(bench)
         missed += [f"{name}: {line}" for line in bench.missed]
     if not small:

@@ -32,18 +32,22 @@ class Bench:
     Attributes:
         rng: Orders the arms and makes the texts.
         small: Whether only the smallest size is run, to see that it runs.
+        full: Whether what takes minutes to make is made as large as the bars say.
         say: Takes each line of the report.
         missed: The bars that were missed, one line each.
     """
 
     rng: Random
     small: bool = False
+    full: bool = False
     say: Callable[[str], None] = print
     missed: list[str] = field(default_factory=list)
 
-    def size(self, full: int, small: int) -> int:
+    def size(self, usual: int, small: int, full: int | None = None) -> int:
         """Return the number that counts for this run."""
-        return small if self.small else full
+        if self.small:
+            return small
+        return usual if full is None or not self.full else full
 
     def judge(self, what: str, value: float, bar: float, *, spread: str = "") -> None:
         """Report a value that must not be above a bar."""
