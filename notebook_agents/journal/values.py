@@ -170,7 +170,7 @@ class Decoder:
         if kind == LEAF:
             return self._codec.loads(node[1], node[2])
         if kind == CHUNKED:
-            return self._codec.loads(*self._chunks[refs[node[2]]])
+            return self._chunk_value(refs[node[2]])
         if kind == LIST:
             return self._list(node[1], refs)
         if kind == DICT:
