@@ -24,6 +24,7 @@ NotebookAgentsError
     ├── JournalFormatError    no journal, or one written by a newer version
     ├── JournalDamagedError   a file or a record is damaged
     ├── JournalWriteError     the append did not commit (disk full, …)
+    │   └── CompactedError    it refers to what a compaction took away meanwhile
     └── SealError             a record does not open: wrong or missing key, or altered
         └── KeyMissingError   the key that sealed it is not here; says which
 
@@ -160,6 +161,10 @@ class JournalDamagedError(JournalError):
 
 class JournalWriteError(JournalError):
     """An append did not commit; nothing of it was acknowledged."""
+
+
+class CompactedError(JournalWriteError):
+    """An append refers to values that were deleted and are gone since a compaction."""
 
 
 class SealError(JournalError):

@@ -49,6 +49,18 @@ class Fault(StrEnum):
     """DuckDB has the batch; the queue has it too."""
     INGEST_TRIMMED = "ingest.trimmed"
     """The batch has left the queue."""
+    COMPACT_BUILT = "compact.built"
+    """The new DuckDB file has the living records; nobody knows of it."""
+    COMPACT_NOTED = "compact.noted"
+    """The new file is whole, and a note names it and the old one."""
+    COMPACT_RENAMED = "compact.renamed"
+    """The new file has its name; the old one counts."""
+    COMPACT_SWITCHED = "compact.switched"
+    """The queue says that the new file counts; that may not be on disk."""
+    COMPACT_REMOVED = "compact.removed"
+    """The old file is gone; the new one and the queue both have some records."""
+    COMPACT_TRIMMED = "compact.trimmed"
+    """They have left the queue, whose file may still hold bytes of those that are gone."""
 
 
 _armed: Callable[[Fault], None] | None = None

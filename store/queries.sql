@@ -2,8 +2,9 @@
 
 -- name: queue.last_seq
 -- The queue is never emptied of its newest record, so this is the newest sequence number of all;
--- and how many data keys were deleted, see journal/keys.py.
-SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted') FROM records;
+-- how many data keys were deleted, see journal/keys.py; and the generation, see journal/compacted.py.
+SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted'),
+       (SELECT value FROM meta WHERE key = 'generation') FROM records;
 
 -- name: queue.bounds
 -- First and last sequence number still here. Each by itself: SQLite looks one of them up, and reads
@@ -12,6 +13,9 @@ SELECT coalesce((SELECT min(seq) FROM records), 0), coalesce((SELECT max(seq) FR
 
 -- name: queue.meta
 SELECT key, value FROM meta;
+
+-- name: queue.generation
+SELECT value FROM meta WHERE key = 'generation';
 
 -- name: queue.set_meta
 INSERT INTO meta (key, value) VALUES ($key, $value)
@@ -190,7 +194,11 @@ INSERT INTO meta VALUES ($key, $value);
 DELETE FROM meta WHERE key = $key;
 
 -- name: archive.meta
-SELECT key, value FROM meta;
+-- All but the one that may be long.
+SELECT key, value FROM meta WHERE key <> 'compacted';
+
+-- name: archive.compacted
+SELECT value FROM meta WHERE key = 'compacted';
 
 -- name: archive.select
 -- As queue.select. The conditions stand in a query of row ids, by itself: DuckDB reads every column
@@ -345,3 +353,30 @@ DELETE FROM keys WHERE scope IN
     (SELECT coalesce(scope, thread) FROM records
      WHERE seq > $after AND kind = 'deletion' AND refs IS NULL)
   AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.scope = keys.scope);
+
+-- name: archive.deletions
+SELECT seq, thread, name, refs FROM records WHERE kind = 'deletion' AND seq <= $upto ORDER BY seq;
+
+-- name: archive.ends
+-- Each thread's newest record.
+SELECT thread, max(seq) FROM records WHERE seq <= $upto GROUP BY thread;
+
+-- name: archive.outline
+-- What a compaction has to know of each record, the newest first.
+SELECT seq, kind, thread, coalesce(scope, thread), run, refs, octet_length(payload)
+FROM records WHERE seq >= $low AND seq < $high ORDER BY seq DESC;
+
+-- name: archive.copy
+-- Of a range of numbers all records, or those that are named, to the next generation's file.
+INSERT INTO compacted.records
+SELECT * FROM journal.records
+WHERE seq >= $low AND seq < $high AND ($all OR seq IN (SELECT unnest($kept::BIGINT[])));
+
+-- name: queue.moved
+-- Threads that were written to behind number `upto`, or that somebody has or had.
+SELECT thread, scope, last_seq FROM threads WHERE last_seq > $upto OR driver_pid IS NOT NULL;
+
+-- name: queue.compacted_head
+-- Of a thread some of whose records are gone.
+UPDATE threads SET records = max(0, records - $gone), first_seq = max(first_seq, $first)
+WHERE thread = $thread;

@@ -148,6 +148,18 @@ def test_a_damaged_journal_is_not_backed_up(home: Path) -> None:
     assert [path.name for path in (home / "backups").iterdir()] == [whole.path.name]
 
 
+def test_a_thread_that_was_deleted_and_made_anew_is_backed_up(home: Path) -> None:
+    """What the deletion left had another key than the thread has now: that is no damage."""
+    with Journal.open(home) as journal:
+        for thread in ("in DuckDB", "in the queue"):
+            journal.append([note("old", thread=thread)], durable=True)
+            journal.delete_thread(thread)
+            journal.append([note("new", thread=thread)], durable=True)
+            if thread == "in DuckDB":
+                journal.ingest()
+    assert backup(home).last == 6
+
+
 def test_a_backup_killed_anywhere_is_never_taken_for_one(
     home: Path, tmp_path: Path, shim: Shim
 ) -> None:

@@ -9,20 +9,22 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
 import pytest
 
 from notebook_agents import faults
 from notebook_agents.errors import FencedError, JournalBusyError, NotDurableError, ThreadBusyError
-from notebook_agents.journal import Claim, Draft, Journal
+from notebook_agents.journal import Claim, Draft, Journal, integrity
 from notebook_agents.journal.queue_file import LOG_BYTES
 from notebook_agents.model import Kind, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from notebook_agents.sealing import DataKey
 
 
 def note(name: str, *, thread: str = "t", **columns: Any) -> Draft:
@@ -378,3 +380,23 @@ def test_views_that_another_build_made_are_replaced(home: Path) -> None:
         assert journal.sql("SELECT said FROM decisions") == []
         digests = journal.sql("SELECT count(*) FROM meta WHERE key = 'views' AND value <> 'older'")
         assert digests == [(1,)]
+
+
+def test_what_is_looked_at_after_a_kill_is_of_one_moment(home: Path) -> None:
+    """Who appends while heads and records are compared makes no damage of it."""
+    with Journal.open(home) as journal, Journal.open(home) as other:
+        journal.append([note("a")], durable=True)
+
+        def appending(scope: str) -> DataKey:
+            other.append([note("b"), note("c", thread="new")], durable=True)
+            return journal.stored_key(scope)
+
+        integrity.after_kill(journal.queue, appending)
+
+        class Appending:
+            def execute(self, *asked: Any) -> Any:
+                other.append([note("d"), note("e", thread="newer")], durable=True)
+                return connection.execute(*asked)
+
+        with journal.burst() as connection:
+            integrity.heads(journal.queue, cast("Any", Appending()))

@@ -334,3 +334,30 @@ async def test_a_stream_that_nobody_reads_any_more(journal, dropped):
     gate.set()
     run = await agent.arun({"n": 1}, thread="t")
     assert (run.status, done["slow"]) == (RunStatus.SUCCEEDED, 1)
+
+
+def test_ctrl_c_while_the_loop_thread_starts(journal, monkeypatch):
+    """Nothing runs behind the interrupt, and the next call goes on."""
+    calls: Counter[str] = Counter()
+
+    async def node(state: State) -> State:
+        calls["node"] += 1
+        return {"n": state["n"] + 1}
+
+    start = threading.Thread.start
+    begun: list[threading.Thread] = []
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        if self.name == "notebook-agents-loop" and not begun:
+            begun.append(self)
+            raise KeyboardInterrupt  # as a signal does between any two instructions
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    agent = na.Agent(chain(node), "starting", journal)
+    with pytest.raises(KeyboardInterrupt):
+        agent.run({"n": 1}, thread="t")
+    begun[0].join(SECONDS)
+    assert not begun[0].is_alive() and not calls
+    assert agent.run({"n": 1}, thread="t").value["n"] == 2
+    assert calls == {"node": 1}

@@ -8,14 +8,18 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from crash.processes import fork
 from test_journal import names, note
 
 from notebook_agents.errors import JournalDamagedError
 from notebook_agents.journal import Journal, locks, mark, unsynced
+from notebook_agents.journal.queue import Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from notebook_agents.journal import Record
 
     Dies = Callable[[Callable[[], object]], None]
 
@@ -69,3 +73,36 @@ def test_after_a_restart_of_the_host_the_mark_begins_anew(
     shutil.move(home / "before", home / "queue.sqlite-wal")
     with pytest.raises(JournalDamagedError, match="newest records"):
         Journal.open(home)
+
+
+def test_an_opening_after_a_kill_looks_while_others_write(
+    home: Path, tmp_path: Path, dies: Dies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens second need not wait for the look, and what it appends is no damage."""
+
+    def writes() -> None:
+        journal = Journal.open(home)
+        journal.append([note("a")], durable=True)
+        die()
+
+    dies(writes)
+    (looked, looks), (written, writing) = os.pipe(), os.pipe()
+
+    def appends() -> None:
+        os.read(looked, 1)
+        with Journal.open(home) as journal:
+            journal.append([note("b", thread="another")], durable=True)
+        os.write(writing, b".")
+
+    child = fork(appends, tmp_path / "child.log")
+    read = Queue.every
+
+    def every(self: Queue) -> Iterator[Record]:
+        yield from read(self)
+        os.write(looks, b".")
+        os.read(written, 1)
+
+    monkeypatch.setattr(Queue, "every", every)
+    with Journal.open(home) as journal:
+        assert [head.thread for head in journal.queue.heads()] == ["another", "t"]
+    assert child.end() == 0

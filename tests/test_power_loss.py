@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.power import Disk, build, states
+from test_compact import there
 from test_journal import names, note
 
 from notebook_agents.errors import JournalDamagedError, JournalFormatError, NoJournalError
 from notebook_agents.journal import Journal, locks, unsynced
 from notebook_agents.journal.backup import backups, restore
+from notebook_agents.journal.check import check as examined
 from notebook_agents.journal.repair import repair
 
 if TYPE_CHECKING:
@@ -143,6 +145,43 @@ with Journal.open(home) as journal:
         draws=0,
     )
     assert count > 50
+
+
+def test_a_compaction(survives: Callable[..., int]) -> None:
+    """Everything that lives is there, whenever the power goes; what was deleted, only before."""
+
+    def check(home: Path, marks: list[str]) -> None:
+        with Journal.open(home, create=False) as journal:
+            assert names(journal) == [*"abcde"]
+            assert len(journal.payloads([r.seq for r in journal.select(thread="t")])) == 5
+            assert journal.ingest() == journal.newest()
+            assert names(journal) == [*"abcde"]
+            generation = journal.generation
+        assert [path.name for path in home.glob("*.duckdb")] == [f"journal.{generation}.duckdb"]
+        found = examined(home).findings  # its records have not all the columns of real ones
+        assert not [one for one in found if not one.what.endswith("has no run, step, attempt")]
+        if marks:
+            assert there(home, [b"forgotten-thread"]) == []
+
+    count = survives(
+        """
+from notebook_agents.journal.compact import compact
+with Journal.open(home) as journal:
+    compact(journal)
+    mark("compacted")
+""",
+        check,
+        before=FILLED
+        + """
+with Journal.open(home) as journal:
+    journal.append([note(name, thread="forgotten-thread") for name in "xyz"], durable=True)
+    journal.ingest()
+    journal.delete_thread("forgotten-thread")
+""",
+        every=41,
+        draws=1,
+    )
+    assert count > 20
 
 
 def test_a_backup(survives: Callable[..., int], tmp_path: Path) -> None:

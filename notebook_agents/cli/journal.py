@@ -10,6 +10,7 @@ import click
 
 from notebook_agents.cli import data
 from notebook_agents.cli.backup import backup, backups, restore
+from notebook_agents.cli.compact import compact
 from notebook_agents.cli.options import json_option
 from notebook_agents.cli.progress import counting
 from notebook_agents.cli.removing import prune
@@ -29,7 +30,7 @@ _SHOWN = 20
 
 @click.group()
 def journal() -> None:
-    """Back up, restore, prune, check and repair the journal's files.
+    """Back up, restore, prune, check, repair and compact the journal's files.
 
     \b
     Example:
@@ -37,7 +38,7 @@ def journal() -> None:
     """
 
 
-for _command in (backup, backups, restore, prune):
+for _command in (backup, backups, compact, restore, prune):
     journal.add_command(_command)
 
 

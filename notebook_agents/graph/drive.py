@@ -207,7 +207,12 @@ class Drive:
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end and record where it stands."""
         if needs_loop(self.graph):
-            _in_loop_thread(self.ainvoke(given, config, context), self.left)
+            try:
+                _in_loop_thread(self.ainvoke(given, config, context), self.left)
+            except BaseException as error:
+                if self._task is not None:
+                    raise  # it was recorded there
+                self._broke(error)
             return
         try:
             with handed_over(self._saver, self.workers):
@@ -525,8 +530,15 @@ def _in_loop_thread(work: Coroutine[Any, Any, None], left: Callable[[], bool]) -
     # Not Thread.join(): a signal's exception in it makes Python 3.11 take the thread for ended. Not
     # threading.Event: one inside it can leave its lock taken for ever.
     ended: SimpleQueue[None] = SimpleQueue()
+    # A signal can raise in start() when the thread runs already: it waits to be told that it may.
+    may: SimpleQueue[object] = SimpleQueue()
+    told = False
 
     def serve() -> None:
+        if may.get() is None:
+            work.close()
+            loop.close()
+            return
         asyncio.set_event_loop(loop)
         task = loop.create_task(work)
         started.append(task)
@@ -544,14 +556,17 @@ def _in_loop_thread(work: Coroutine[Any, Any, None], left: Callable[[], bool]) -
                 ended.put(None)
 
     thread = threading.Thread(target=context.run, args=(serve,), name="notebook-agents-loop")
-    thread.start()
     try:
+        thread.start()
+        told = True
+        may.put(work)
         ended.get()
     except BaseException:
+        may.put(None)
         if started and not loop.is_closed():
             with suppress(RuntimeError):  # closed in this moment
                 loop.call_soon_threadsafe(started[0].cancel)
-        while not loop.is_closed():
+        while told and not loop.is_closed():
             with suppress(Empty):
                 ended.get(timeout=_LOOK_AGAIN_SECONDS)  # the interrupted call may have taken it
         raise

@@ -176,7 +176,9 @@ class Point:
         self.run = found.run
         self._threads = (thread, *(r.parent or "" for r in records if r.name == FORK))
         self._levels = self._found_levels(found)
-        if not self._levels or any(level.checkpoint.seq in gone for level in self._levels):
+        # After a compaction the one before it would be found, which is another run's.
+        earlier = [level for level in self._levels if level.checkpoint.run != found.run]
+        if not self._levels or earlier or any(one.checkpoint.seq in gone for one in self._levels):
             raise UnknownThreadError(
                 f"the checkpoint that {at!r} in thread {thread!r} rests on was pruned: fork it at "
                 "one that Thread.history() still has, or at a later step"

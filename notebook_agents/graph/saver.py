@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import (
@@ -13,7 +14,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from notebook_agents.errors import UsageError
+from notebook_agents.errors import CompactedError, UsageError
 from notebook_agents.graph import retention
 from notebook_agents.graph.checkpoints import Line, Reader, encode_checkpoint, encode_writes
 from notebook_agents.graph.codec import StateCodec, strict_serializer
@@ -71,7 +72,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         Raises:
             ValueNotKeptError: A state value cannot be kept; its channel is named.
         """
-        self._append(self._checkpoint_drafts(config, checkpoint, metadata))
+        self._store(partial(self._checkpoint_drafts, config, checkpoint, metadata))
         return stored_config(config, checkpoint)
 
     async def aput(
@@ -82,7 +83,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint without blocking the event loop; see `put`."""
-        await self._append_async(self._checkpoint_drafts(config, checkpoint, metadata))
+        await self._store_async(partial(self._checkpoint_drafts, config, checkpoint, metadata))
         return stored_config(config, checkpoint)
 
     def put_writes(
@@ -97,7 +98,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         Raises:
             ValueNotKeptError: A value cannot be kept; its channel is named.
         """
-        self._append(self._writes_drafts(config, writes, task_id, task_path))
+        self._store(partial(self._writes_drafts, config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -107,7 +108,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         task_path: str = "",
     ) -> None:
         """Store what a task writes without blocking the event loop; see `put_writes`."""
-        await self._append_async(self._writes_drafts(config, writes, task_id, task_path))
+        await self._store_async(partial(self._writes_drafts, config, writes, task_id, task_path))
 
     # -- keeping less, keeping twice -----------------------------------------------------------
 
@@ -334,11 +335,21 @@ class JournalSaver(BaseCheckpointSaver[int]):
         self._bring_up()
         return self.journal.select(thread=thread, kinds=KINDS, ns=ns)
 
-    def _append(self, drafts: Sequence[Draft]) -> None:
-        self.journal.append(drafts, durable=True)
+    def _store(self, drafts: Callable[[], Sequence[Draft]]) -> None:
+        """Append drafts; once more where what they refer to was compacted away meanwhile."""
+        try:
+            self.journal.append(drafts(), durable=True)
+        except CompactedError:
+            self._lines.clear()
+            self.journal.append(drafts(), durable=True)
 
-    async def _append_async(self, drafts: Sequence[Draft]) -> None:
-        await self.journal.append_async(drafts, durable=True)
+    async def _store_async(self, drafts: Callable[[], Sequence[Draft]]) -> None:
+        """Do as `_store` without blocking the event loop."""
+        try:
+            await self.journal.append_async(drafts(), durable=True)
+        except CompactedError:
+            self._lines.clear()
+            await self.journal.append_async(drafts(), durable=True)
 
     # -- drafts ---------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from notebook_agents.errors import (
     NotDurableError,
 )
 from notebook_agents.faults import Fault
-from notebook_agents.journal import damage, integrity
+from notebook_agents.journal import compacted, damage, integrity
 from notebook_agents.journal.failures import cause, reason, writing
 from notebook_agents.journal.locks import FileLock
 from notebook_agents.journal.records import FORMAT, Record, record_of
@@ -74,7 +74,7 @@ class Archive:
     @property
     def path(self) -> Path:
         """The file of the current generation."""
-        return self._queue.home / f"journal.{self._queue.generation()}.duckdb"
+        return self._queue.home / compacted.archive_name(self._queue.generation())
 
     @contextmanager
     def lingering(self) -> Iterator[None]:
@@ -181,7 +181,7 @@ class Archive:
                 while batch := self._queue.batch(after=mark, limit=_BATCH):
                     mark = take(connection, batch)
             except BaseException as error:
-                self._drop()
+                self.drop()
                 if damage.is_duckdb(error) and damage.of(error, self._queue.home) is None:
                     raise JournalWriteError(
                         f"{self.path} could not be written ({damage.first_line(error)}): nothing "
@@ -193,8 +193,8 @@ class Archive:
             fsync_directory(self._queue.home)  # DuckDB syncs its files, not their names
         return mark
 
-    def _drop(self) -> None:
-        """Let go of a connection that an error left in an unknown state."""
+    def drop(self) -> None:
+        """Let go of a connection that an error left in an unknown state, or whose file is old."""
         if self._kept is not None:
             self._kept.close()
             self._kept = self._connect()
@@ -268,7 +268,8 @@ class Archive:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
-        path = self.path
+        generation = self._queue.generation()
+        path = self._queue.home / compacted.archive_name(generation)
         connection, self._idle = self._idle or duckdb.connect(), None
         try:
             connection.execute("SET threads = 1")
@@ -279,6 +280,7 @@ class Archive:
             meta = self._check(connection)
             if meta.get("views") != _views_digest():  # another build made the file
                 _make_views(connection)
+            compacted.finish(self._queue.home, generation)  # this one has every record
         except duckdb.Error as error:
             connection.close()
             if "Could not set lock" in str(error):  # opened by hand, not through this package
@@ -331,7 +333,8 @@ class Archive:
             )
         count, newest = connection.execute(query("archive.extent")).fetchall()[0]
         mark = self.watermark(connection)
-        integrity.watermark(self._queue, mark=mark, count=count, newest=newest)
+        without = int(meta.get(compacted.COUNT, 0))
+        integrity.watermark(self._queue, mark=mark, count=count, newest=newest, without=without)
         if self._unsure:
             self._unsure = False
             integrity.heads(self._queue, connection)
@@ -371,6 +374,15 @@ def take(connection: duckdb.DuckDBPyConnection, batch: list[Record]) -> int:
     connection.execute("COMMIT")
     faults.hit(Fault.INGEST_COMMITTED)
     return newest
+
+
+def say_left_out(connection: duckdb.DuckDBPyConnection, ranges: compacted.Ranges) -> None:
+    """Note in a new file which numbers compactions left out."""
+    for key, value in (
+        (compacted.KEY, compacted.pack(ranges)),
+        (compacted.COUNT, str(compacted.count(ranges))),
+    ):
+        connection.execute(query("archive.set_meta"), {"key": key, "value": value})
 
 
 def _row(record: Record) -> tuple[Any, ...]:

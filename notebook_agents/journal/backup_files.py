@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,15 @@ from notebook_agents.errors import (
     JournalFormatError,
     KeyMissingError,
     NoJournalError,
+    SealError,
 )
+from notebook_agents.journal import compacted
 from notebook_agents.journal.archive import BLOCK_BYTES, quoted
+from notebook_agents.journal.integrity import shredded
 from notebook_agents.journal.queue_file import FILE, connect, lost_between, lost_of
 from notebook_agents.journal.records import FORMAT, from_row, open_payload
 from notebook_agents.journal.sql import query
+from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -214,6 +218,8 @@ class Seen:
     last: int
     threads: int
     seals: int | None
+    closed: list[tuple[Record, SealError]] = field(default_factory=list)
+    deletions: list[Record] = field(default_factory=list)
 
 
 def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
@@ -256,7 +262,7 @@ def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
             mark = connection.execute(query("archive.watermark")).fetchall()[0][0]
             if found != summary or told["journal"] != meta["journal"]:
                 raise _refused(folder, f"its {path.name} is not a copy of the journal's")
-            gone = lost_between(lost, found[1], found[2])
+            gone = lost_between([*lost, *compacted.of(meta)], found[1], found[2])
             if (found[0], found[2]) != (found[2] - found[1] + 1 - gone if found[0] else 0, mark):
                 raise _refused(
                     folder, f"DuckDB has {found[0]} records from {found[1]} to {found[2]} of {mark}"
@@ -267,6 +273,9 @@ def read_back(folder: Path, journal: Journal, summary: tuple[Any, ...]) -> Seen:
             _open_all(journal, (r for r in rest if r.seq < first or not last), seen)
     except duckdb.Error as error:
         raise _refused(folder, f"DuckDB: {str(error).splitlines()[0]}") from error
+    for record, why in seen.closed:
+        if not shredded(record, seen.deletions):
+            raise why
     return seen
 
 
@@ -276,7 +285,7 @@ def _records(cursor: Any) -> Iterator[Record]:
 
 
 def _open_all(journal: Journal, records: Iterable[Record], seen: Seen) -> None:
-    """Open every record whose key there is; a deleted thread has none."""
+    """Open every record whose key there is; a deleted thread has none, or by now another one."""
     keys: dict[str, DataKey | None] = {}
     for record in records:
         if record.scope not in keys:
@@ -286,11 +295,16 @@ def _open_all(journal: Journal, records: Iterable[Record], seen: Seen) -> None:
             except KeyMissingError:
                 seen.seals = None
                 return
+        if record.kind is Kind.DELETION and not record.refs:
+            seen.deletions.append(record)
         key = keys[record.scope]
         if key is not None:
-            open_payload(record, journal_id=journal.id, key=key)
-            if seen.seals is not None:
-                seen.seals += 1
+            try:
+                open_payload(record, journal_id=journal.id, key=key)
+            except SealError as error:
+                seen.closed.append((record, error))
+            else:
+                seen.seals = None if seen.seals is None else seen.seals + 1
 
 
 def _refused(folder: Path, what: str) -> JournalDamagedError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import JournalDamagedError, JournalError, JournalFormatError
-from notebook_agents.journal import damage, heads, integrity, keycopy, mark
+from notebook_agents.journal import compacted, damage, heads, integrity, keycopy, mark
 from notebook_agents.journal.inspection import (
     Finding,
     Inspection,
@@ -83,7 +83,10 @@ def check(home: Path, progress: Progress | None = None) -> Checked:
     result = Checked(home=home)
     try:
         with Journal.open(home, create=False, scheduled=False) as journal:
-            _look(journal, result, progress)
+            before = None
+            while before != journal.generation:  # it was compacted while it was looked at
+                before, result.findings = journal.generation, []
+                _look(journal, result, progress)
     except JournalDamagedError as error:
         result.opens = False
         result.findings.append(Finding(severity=Severity.MAJOR, what=_bare(error)))
@@ -133,6 +136,7 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
     with queue.snapshot():  # of one moment: others may append, and delete threads
         recent = list(queue.every())
         all_heads, stored = queue.heads(), queue.keys()
+        left_out = queue.compacted()
     first = recent[0].seq if recent else 1
     seals = Seals(journal.id, journal.stored_key, stored)
     inspection = Inspection(seals)
@@ -140,13 +144,14 @@ def _look(journal: Journal, result: Checked, progress: Progress | None) -> None:
         inspection.take(record)
     for record in recent:
         inspection.take(record)
-    inspection.settle(queue.lost())
+    inspection.settle(queue.lost(), left_out)
     result.records = len(inspection.whole) + len(inspection.closed)
     result.threads = len(all_heads)
     result.locked = len(seals.locked & stored.keys())  # the others were deleted
     closed = inspection.closed.values()
     inspection.whole.insert(inspection.closed)
     result.findings += [*inspection.findings, *closed_findings(closed)]
+    inspection.whole.insert_ranges(left_out)
     result.findings += _gaps(queue, inspection)
     result.findings += _heads(all_heads, inspection)
     result.findings += _keys(journal, seals, {head.scope for head in all_heads}, stored)
@@ -239,8 +244,9 @@ def _beside(home: Path) -> list[Finding]:
     """Look at the small files, and for what does not belong here."""
     found = []
     files = integrity.archives(home)
+    there = (home / compacted.NOTE).exists()  # then whoever opens DuckDB next removes one
     for generation, path in files.items():
-        if generation != max(files):
+        if generation != max(files) and not there:
             what = f"{path.name} is left over from an older generation"
             found.append(Finding(severity=Severity.MINOR, what=what))
     if (home / QUEUE).exists() and mark.read(home) is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.journal import damage
+from notebook_agents.journal import compacted, damage
 from notebook_agents.journal.heads import Implied
 from notebook_agents.journal.integrity import shredded
 from notebook_agents.model import Kind
@@ -99,6 +99,10 @@ class Numbers:
     def __len__(self) -> int:
         return sum(high - low + 1 for low, high in self.ranges)
 
+    def insert_ranges(self, ranges: compacted.Ranges) -> None:
+        """Add ranges of numbers in any order."""
+        self.ranges = compacted.joined(self.ranges, ranges)
+
     def gaps(self, upto: int) -> list[tuple[int, int]]:
         """Return the ranges of numbers from 1 to `upto` that are not in it."""
         found, following = [], 1
@@ -170,11 +174,12 @@ class Inspection:
                 self._dangling.setdefault(ref, []).append(record)
         self._imply(record)
 
-    def settle(self, known: Iterable[tuple[int, int]] = ()) -> None:
+    def settle(self, known: Iterable[tuple[int, int]], left_out: compacted.Ranges) -> None:
         """Look at what can only be told at the end.
 
         Args:
             known: Ranges of numbers that were lost before an earlier repair.
+            left_out: Those that compactions left out; deletions still name some.
         """
         before = Numbers()
         before.ranges = sorted(known)
@@ -185,7 +190,10 @@ class Inspection:
         for ref, records in self._dangling.items():
             if ref in self.whole:
                 continue
+            idle = compacted.within(left_out, ref)
             for record in records:
+                if idle and record.kind is Kind.DELETION:
+                    continue
                 if not shredded(record, self.deletions):
                     severity = Severity.MINOR if ref in before else Severity.MAJOR
                     self._find(record, f"refers to record {ref}, which is lost", severity)

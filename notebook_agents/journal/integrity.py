@@ -149,7 +149,7 @@ def must_reach(home: Path, said: mark.Mark) -> int:
     return said.synced if unsynced.marked(home) else said.floor
 
 
-def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
+def watermark(queue: Queue, *, mark: int, count: int, newest: int, without: int) -> None:
     """Compare what DuckDB has with the queue; under the lock of DuckDB's file.
 
     Args:
@@ -157,6 +157,7 @@ def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
         mark: The watermark.
         count: How many records DuckDB has.
         newest: The largest number among them.
+        without: How many records compactions left out.
 
     Raises:
         JournalDamagedError: Records are missing between the two, or in DuckDB.
@@ -172,8 +173,9 @@ def watermark(queue: Queue, *, mark: int, count: int, newest: int) -> None:
     if between:
         what = damage.numbers([(min(between), max(between))])
         raise damage.found(queue.home, f"its DuckDB file is older than {QUEUE} (records {what})")
-    if count != mark - lost or newest != mark:
-        raise damage.found(queue.home, f"its DuckDB file has {count} of {mark - lost} records")
+    there = mark - lost - without
+    if count != there or newest != mark:
+        raise damage.found(queue.home, f"its DuckDB file has {count} of {there} records")
 
 
 class Seals:
@@ -240,6 +242,13 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
     Raises:
         JournalDamagedError: Something in it is not as it was written.
     """
+    with queue.snapshot():  # of one moment: others who opened it behind this one may append
+        _look(queue, key)
+    with suppress(OSError):
+        keycopy.complete(queue.home, queue.journal_id, queue.keys)
+
+
+def _look(queue: Queue, key: Callable[[str], DataKey]) -> None:
     if trouble := queue.trouble():
         raise damage.found(queue.home, f"{QUEUE} fails its check ({trouble})")
     first, last = queue.bounds()
@@ -276,8 +285,6 @@ def after_kill(queue: Queue, key: Callable[[str], DataKey]) -> None:
     _heads_of(queue, threads)
     if first <= 1:
         _compare(queue, implied([], sorted_by_number(threads)))
-    with suppress(OSError):
-        keycopy.complete(queue.home, queue.journal_id, queue.keys)
 
 
 def shredded(record: Record, others: Iterable[Record]) -> bool:
@@ -302,9 +309,10 @@ def heads(queue: Queue, connection: duckdb.DuckDBPyConnection) -> None:
     Raises:
         JournalDamagedError: One is missing, or is not what its records say.
     """
-    recent = list(queue.every())
-    before = recent[0].seq if recent else 1
-    _compare(queue, implied(archived(connection, before), recent))
+    with queue.snapshot():
+        recent = list(queue.every())
+        before = recent[0].seq if recent else 1
+        _compare(queue, implied(archived(connection, before), recent))
 
 
 def _compare(queue: Queue, records_say: dict[str, Implied]) -> None:

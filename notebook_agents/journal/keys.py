@@ -28,7 +28,7 @@ class Keys:
     """
 
     def __init__(self, forgotten: Callable[[str], object]) -> None:
-        self._known: dict[str, tuple[DataKey, bytes]] = {}
+        self._known: dict[str, tuple[DataKey, bytes | None]] = {}
         self._forgotten = forgotten
         self._deleted: int | None = None
 
@@ -43,8 +43,8 @@ class Keys:
         known = self._known.get(scope)
         return None if known is None else known[0]
 
-    def add(self, scope: str, key: DataKey, wrapped: bytes) -> DataKey:
-        """Remember a key, and what it was unwrapped from; return it."""
+    def add(self, scope: str, key: DataKey, wrapped: bytes | None) -> DataKey:
+        """Remember a key, and what it was unwrapped from (None: it is not stored); return it."""
         self._known[scope] = (key, wrapped)
         return key
 

@@ -72,14 +72,19 @@ class Log:
             finally:
                 os.close(descriptor)
 
-    def cut(self) -> None:
-        """Give the log's space back to the file system, unless somebody reads from it now."""
+    def cut(self) -> bool:
+        """Give the log's space back to the file system, unless somebody reads from it now.
+
+        Returns:
+            Whether all of it is in the database, and nothing left in the log.
+        """
         self._connection.execute("PRAGMA busy_timeout=0")  # the caller keeps all others waiting
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
             self._connection.execute("PRAGMA busy_timeout=30000")
         self._long = not self._ours
+        return not busy
 
     def committed(self, seq: int = 0) -> int:
         """Note a commit, and the newest record's number if it added any; return the commit's."""

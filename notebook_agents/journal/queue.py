@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock, settings
 from notebook_agents.disk import fsync_directory
 from notebook_agents.errors import JournalError, NoJournalError
-from notebook_agents.journal import damage, integrity, keycopy, locks, mark, presence, unsynced
+from notebook_agents.journal import (
+    compacted,
+    damage,
+    integrity,
+    keycopy,
+    locks,
+    mark,
+    presence,
+    unsynced,
+)
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.queue_file import (
     FILE,
@@ -80,6 +89,8 @@ class Queue:
             self.after_kill = alone and not known and self.bounds()[1] > 0
             self.trusted = alone and not self.after_kill
             integrity.behind(self)
+            if alone:
+                compacted.sweep(self.home)
             if alone and unsynced.marked(self.home):
                 self._write_again()
         except BaseException:
@@ -105,8 +116,11 @@ class Queue:
 
     def generation(self) -> int:
         """Return the number of the DuckDB file that is current."""
-        meta = dict(self._all("queue.meta"))
-        return int(meta["generation"])
+        return int(self._all("queue.generation")[0][0])
+
+    def compacted(self) -> list[tuple[int, int]]:
+        """Return the ranges of numbers that compactions left out, as it is now."""
+        return compacted.of(dict(self._all("queue.meta")))
 
     def lost(self) -> list[tuple[int, int]]:
         """Return the ranges of numbers that a repair found nowhere."""
@@ -136,6 +150,9 @@ class Queue:
         """Have all that is read in the block be of one moment, whatever others commit."""
         with self.reading:
             reader = self._usable()
+            if reader.in_transaction:  # the block stands in another one
+                yield
+                return
             reader.execute("BEGIN")
             try:
                 yield

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock, ids, settings
 from notebook_agents.disk import fsync_directory, make_directory, write_whole
 from notebook_agents.errors import JournalFormatError, JournalWriteError
-from notebook_agents.journal import damage, integrity, lineage, locks
+from notebook_agents.journal import compacted, damage, integrity, lineage, locks
 from notebook_agents.journal.failures import cause, reason
 from notebook_agents.journal.records import FORMAT
 from notebook_agents.journal.sql import query, schema
@@ -177,7 +177,8 @@ def checked_meta(
             )
         meta = dict(connection.execute(query("queue.meta")).fetchall())
         int(meta["generation"]), int(meta["keys_deleted"]), meta["journal"]
-        lost_of(meta), json.loads(meta.get("keyless", "[]")), lineage.of(meta)
+        lost_of(meta), json.loads(meta.get("keyless", "[]"))
+        lineage.of(meta), compacted.of(meta)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
     except (KeyError, TypeError, ValueError) as error:  # a UnicodeDecodeError is one

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents.disk import fsync_directory, write_whole
 from notebook_agents.journal import archive as archives
-from notebook_agents.journal import heads, integrity, keycopy, lineage, mark
+from notebook_agents.journal import compacted, heads, integrity, keycopy, lineage, mark
+from notebook_agents.journal.inspection import Numbers
 from notebook_agents.journal.integrity import QUEUE
 from notebook_agents.journal.queue import Head
-from notebook_agents.journal.queue_file import fill, on_network
+from notebook_agents.journal.queue_file import fill, lost_between, on_network
 from notebook_agents.journal.records import sqlite_row
 from notebook_agents.journal.sql import query
 
@@ -128,7 +129,7 @@ def _archive_is_whole(found: Survey) -> bool:
                 return False
             last = seq
             rows += 1
-    known = sum(min(high, last) - low + 1 for low, high in found.queue.lost if low <= last)
+    known = lost_between(compacted.joined(found.queue.lost, found.left_out), 1, last)
     whole = found.inspection.whole.ranges
     if rows != sum(min(high, last) - low + 1 for low, high in whole if low <= last):
         return False  # a backup has what an earlier repair found nowhere
@@ -201,6 +202,7 @@ def _archive(found: Survey, plan: Plan) -> int:
         archives.make(connection, path, found.journal_id)
         while batch := list(islice(records, _BATCH)):
             newest = archives.take(connection, batch)
+        archives.say_left_out(connection, found.left_out)
         connection.execute("CHECKPOINT journal")
         connection.execute("USE memory")
         connection.execute("DETACH journal")
@@ -208,8 +210,10 @@ def _archive(found: Survey, plan: Plan) -> int:
 
 
 def _meta(connection: sqlite3.Connection, found: Survey, plan: Plan) -> None:
-    whole = found.inspection.whole
+    whole = Numbers()
+    whole.insert_ranges(found.inspection.whole.ranges)
     newest = whole.ranges[-1][1] if whole.ranges else 0
+    whole.insert_ranges(found.left_out)
     values = {
         "journal": found.journal_id,
         "generation": plan.generation,
@@ -217,6 +221,8 @@ def _meta(connection: sqlite3.Connection, found: Survey, plan: Plan) -> None:
         lineage.KEY: lineage.branched(found.branches(), newest),
         "keyless": json.dumps(sorted(_scopes(found) - found.keys.wrapped.keys())),
     }
+    if found.left_out:
+        values[compacted.KEY] = compacted.pack(found.left_out)
     created = found.queue.meta.get("created")
     if isinstance(created, int):
         values["created"] = created

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from notebook_agents.journal import damage, lineage, pages
+from notebook_agents.journal import compacted, damage, lineage, pages
 from notebook_agents.journal.archive import make, quoted
 from notebook_agents.journal.failures import cause
 from notebook_agents.journal.queue import Head
@@ -62,6 +62,14 @@ class QueueRemains:
         try:
             return [(int(low), int(high)) for low, high in json.loads(self.meta.get("lost", "[]"))]
         except (TypeError, ValueError):
+            return []
+
+    @property
+    def compacted(self) -> compacted.Ranges:
+        """What compactions left out."""
+        try:
+            return compacted.of(self.meta)
+        except ValueError:
             return []
 
     @property
@@ -185,6 +193,7 @@ class ArchiveRemains:
         trouble: Why nothing can be read of it, or None.
         journal: The journal's id that it says, or None.
         mark: Its watermark, 0 where that cannot be read.
+        compacted: What it says that compactions left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -192,6 +201,7 @@ class ArchiveRemains:
         self.trouble: str | None = None
         self.journal: str | None = None
         self.mark = 0
+        self.compacted: compacted.Ranges = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.connection = self._connect()
         if self.connection is not None:
@@ -203,7 +213,9 @@ class ArchiveRemains:
                 self.mark = int(
                     self.connection.execute(query("archive.watermark")).fetchall()[0][0]
                 )
-            except _ERRORS as error:
+                said = self.connection.execute(query("archive.compacted")).fetchall()
+                self.compacted = compacted.unpack(said[0][0]) if said else []
+            except (*_ERRORS, ValueError) as error:
                 self.trouble = damage.first_line(error)
 
     def _connect(self) -> duckdb.DuckDBPyConnection | None:

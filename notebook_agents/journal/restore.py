@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from notebook_agents import clock
 from notebook_agents.disk import make_directory, write_whole
 from notebook_agents.errors import JournalDamagedError
-from notebook_agents.journal import heads, integrity, keycopy, lineage, mark, presence
+from notebook_agents.journal import (
+    compacted,
+    heads,
+    integrity,
+    keycopy,
+    lineage,
+    mark,
+    presence,
+)
 from notebook_agents.journal.backup_files import Backup, read_backup, take_files
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.queue_file import FILE, lost_between, lost_of, on_network
@@ -267,11 +275,13 @@ def _replay(present: _Present, connection: sqlite3.Connection, archive: Path) ->
     filled = lost_between(present.lost, 1, last)
     if "lost" in present.meta:
         _know_lost(present, connection, after=last)
+    meta = dict(connection.execute(query("queue.meta")).fetchall())
+    alike = meta.get(compacted.KEY) == present.meta.get(compacted.KEY)  # else its heads count less
     known = _heads(connection, "queue.heads")
     connection.execute("ATTACH ? AS present", (present.uri,))
     try:
         whole = present.sound and present.reached == present.last
-        if whole and not filled:
+        if whole and alike and not filled:
             _run(connection, "queue.adopt_heads")
             return replayed
         with suppress(sqlite3.DatabaseError):

@@ -25,6 +25,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import integrity
 from notebook_agents.journal.archive import Archive
 from notebook_agents.journal.claims import busy, left_behind
+from notebook_agents.journal.compacted import Stale
 from notebook_agents.journal.deleting import settled, whole
 from notebook_agents.journal.expiry import Expiry
 from notebook_agents.journal.follow import follow
@@ -87,6 +88,7 @@ class Journal:
             self._queue.path,
             journal_id=self.id,
             keys=self._keys,
+            stale=Stale(self._queue.generation(), self._chunks.clear),
             after_commit=self._after_commit,
         )
         self._wrapped = WrappedKeys(self._queue, self._writer)
@@ -101,8 +103,7 @@ class Journal:
         self._burst_thread: threading.Thread | None = None
         self._ingested_at = self._queue.bounds()[0]
         self._closed = self._closing = False
-        self._holds = 0
-        self._holding = threading.Lock()
+        self._holding, self._holds = threading.Lock(), 0
         open_journals.add(self)
         self.expiry.begin()
 
@@ -215,6 +216,7 @@ class Journal:
     def head(self, thread: str) -> Head | None:
         """Return a thread's head, or None."""
         self._check_open()
+        self._writer.stale.look(self._queue.generation())
         head = self._queue.head(thread)
         if head is None or self._born.get(thread) != head.first_seq:
             scope = thread if head is None else head.scope
@@ -362,11 +364,9 @@ class Journal:
         # Not under the keys' lock: who reads the history wants that, and this wants the history.
         born = self._queue.scope_born(scope)
         records = self.select(scope=scope, kinds=[Kind.CHUNK], since=born - 1) if born else []
+        known = {record.digest: record.seq for record in records if record.digest}
         with self._keys_lock:
-            if scope not in self._chunks:
-                known = {record.digest: record.seq for record in records if record.digest}
-                self._chunks[scope] = Chunks(self.data_key(scope), known)
-            return self._chunks[scope]
+            return self._chunks.setdefault(scope, Chunks(self.data_key(scope), known))
 
     def sql(
         self, statement: str, parameters: dict[str, Any] | None = None
@@ -589,7 +589,7 @@ class Journal:
             # One reference too many, so that nothing closes it when the child's interpreter goes.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         self._keys_lock = threading.RLock()
-        self._chunks = {}  # some of them are the parent's to commit
+        self._chunks.clear()  # some of them are the parent's to commit
         self._holding, self._holds = threading.Lock(), 0
         self._burst_thread = None
         self._backups = Schedule(self.home, wanted=False)

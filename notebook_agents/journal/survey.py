@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from notebook_agents.journal import damage, integrity, keycopy, lineage, mark
+from notebook_agents.journal import compacted, damage, integrity, keycopy, lineage, mark
 from notebook_agents.journal.inspection import Finding, Inspection, Numbers, Severity, ranges_of
 from notebook_agents.journal.integrity import Seals
 from notebook_agents.journal.remains import ArchiveRemains, QueueRemains, read_queue
@@ -97,6 +97,7 @@ class Survey:
             None where it is of this one, as far as the two say.
         one_history: Whether the two have the same records, where both have one.
         brought: How many records only the backup has.
+        left_out: The numbers that compactions left out: no backup brings them back.
     """
 
     home: Path
@@ -119,11 +120,15 @@ class Survey:
     until: int | None = None
     one_history: bool = True
     brought: int = 0
+    left_out: compacted.Ranges = field(default_factory=list)
 
     def records(self) -> Iterator[Record]:
         """Yield each version of each record of all files, in the order of their numbers."""
         parts = [*_records(self.queue, self.archive), *self._backups_records()]
-        return heapq.merge(*parts, key=lambda record: record.seq)  # of equals the first come first
+        merged = heapq.merge(
+            *parts, key=lambda record: record.seq
+        )  # of equals the first come first
+        return (one for one in merged if not compacted.within(self.left_out, one.seq))
 
     def _backups_records(self) -> list[Iterator[Record]]:
         if self.backup_archive is None:
@@ -227,6 +232,7 @@ def survey(
         backup=backup,
         backup_queue=saved,
         backup_archive=None if backup is None else ArchiveRemains(backup.archive),
+        left_out=compacted.joined(queue.compacted, archive.compacted),
         given=given,
     )
     if given is not None and "journal" in queue.meta and "journal" in saved.meta:
@@ -268,7 +274,7 @@ def _look(found: Survey, progress: Callable[[int, int], None] | None) -> None:
             continue  # the other file has it too
         if inspection.take(record):
             inspection.closed.pop(record.seq, None)
-    inspection.settle(found.queue.lost)
+    inspection.settle(found.queue.lost, found.left_out)
     if progress is not None:
         progress(total, total)
 
@@ -293,7 +299,7 @@ def _count(found: Survey, said: mark.Mark | None) -> None:
         driven = sorted(thread for thread, head in heads if head.get("driver_pid") is not None)
         found.beyond = Beyond(first=found.expected + 1, last=told, driven=tuple(driven))
     known = Numbers()
-    known.insert(seq for low, high in found.queue.lost for seq in range(low, high + 1))
+    known.insert_ranges(compacted.joined(found.queue.lost, found.left_out))
     missing = [
         seq
         for low, high in whole.gaps(found.expected)

@@ -18,6 +18,7 @@ import asyncio
 import sqlite3
 import threading
 import weakref
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,10 @@ from notebook_agents.journal.sums import Place, added, count
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from notebook_agents.journal.compacted import Stale
     from notebook_agents.journal.keys import Keys
 
 
@@ -89,11 +91,13 @@ class Writer:
         *,
         journal_id: str,
         keys: Keys,
+        stale: Stale,
         after_commit: Callable[[int], None],
     ) -> None:
         self._path = path
         self._journal_id = journal_id
         self._keys = keys
+        self.stale = stale
         self._after_commit = after_commit
         self._file_lock = locks.FileLock(path.with_name("queue.lock"))
         self.leading = threading.RLock()
@@ -187,32 +191,32 @@ class Writer:
 
     def execute(self, statement: str, parameters: dict[str, Any], *, durable: bool = True) -> None:
         """Run one small statement in a transaction of its own."""
-        with self.leading:
-            try:
-                self._file_lock.wait()
-                connection, log = self._usable()
+        try:
+            with self.alone() as (connection, log):
                 connection.execute(statement, parameters)
                 commit = log.committed()
-            except (sqlite3.Error, OSError) as error:
-                raise write_error(error, self._path) from error
-            finally:
-                self._file_lock.release()
+        except (sqlite3.Error, OSError) as error:
+            raise write_error(error, self._path) from error
         if durable:
             self._sync(commit)
 
-    def vacuum(self) -> None:
-        """Give the pages that trimming freed back to the file system, if little is left."""
+    @contextmanager
+    def alone(self) -> Iterator[tuple[sqlite3.Connection, Log]]:
+        """Keep everybody else from writing to the queue during the block."""
         with self.leading:
             try:
                 self._file_lock.wait()
-                connection, log = self._usable()
-                if pages_in_use(connection) <= _VACUUM_PAGES:
-                    connection.execute("VACUUM")
-                    log.cut()
-            except (sqlite3.OperationalError, OSError):
-                pass  # there is no room to make room; the next time will do
+                yield self._usable()
             finally:
                 self._file_lock.release()
+
+    def vacuum(self) -> None:
+        """Give the pages that trimming freed back to the file system, if little is left."""
+        # Where there is no room to make room the next time will do.
+        with suppress(sqlite3.OperationalError, OSError), self.alone() as (connection, log):
+            if pages_in_use(connection) <= _VACUUM_PAGES:
+                connection.execute("VACUUM")
+                log.cut()
 
     def driven_here(self) -> set[str]:
         """Return the threads that this process drives, through whichever opening of the journal."""
@@ -406,8 +410,10 @@ class Writer:
         return last, commit
 
     def _write(self, connection: sqlite3.Connection, batch: list[_Ticket], *, durable: bool) -> int:
-        seq, deleted = connection.execute(query("queue.last_seq")).fetchone()
+        seq, deleted, generation = connection.execute(query("queue.last_seq")).fetchone()
         if self._keys.refuse(connection, deleted, batch):
+            raise _Refused
+        if self.stale.refuse(connection, int(generation), batch):
             raise _Refused
         ts = clock.now_us()
         finished: list[Draft] = []

@@ -17,7 +17,17 @@ from notebook_agents.journal.queue_file import file_system
 
 from .measure import Bench
 
-NAMES = ("imports", "fsyncs", "size", "growth", "resume", "overhead", "many", "reading")
+NAMES = (
+    "imports",
+    "fsyncs",
+    "size",
+    "growth",
+    "resume",
+    "overhead",
+    "many",
+    "compact",
+    "reading",
+)
 
 
 @click.command()

@@ -97,6 +97,7 @@ def _print_tally(console: Console, tally: Tally) -> None:
         ("threads driven to their end", tally.trials),
         ("killed, SIGKILL", tally.killed),
         ("signals that killed several processes of a journal at once", tally.instants),
+        ("compactions that were killed with them", tally.compactions),
         ("ended by SIGTERM at a fault point", tally.terminated),
         ("interrupted, SIGINT", tally.interrupted),
         ("of those by a second one", tally.pressed_again),

@@ -13,16 +13,19 @@ import signal
 import tempfile
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import notebook_agents as na
 from notebook_agents.faults import Fault
+from notebook_agents.journal.check import check
 
 from .catalogue import SHAPES
 from .ledger import What
-from .trial import Action, Armed, Plan, Tally, Trial
+from .processes import fork
+from .trial import Action, Armed, Plan, Tally, Trial, compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,11 +40,15 @@ SLACK = 2
 TOGETHER = 4
 """How many processes die at the same instant."""
 CORES = os.cpu_count() or 1
+COMPACTIONS = 3
+"""How many a process that compacts beside others makes, if nobody kills it."""
 DEATHS = 3
 """How many processes of a trial are disturbed at most before one is left alone."""
 
 INGEST_FAULTS = frozenset(fault for fault in Fault if fault.name.startswith("INGEST"))
 """The points that are passed only when DuckDB takes records over; those trials let it."""
+COMPACT_FAULTS = frozenset(fault for fault in Fault if fault.name.startswith("COMPACT"))
+"""Those that a compaction passes, once; processes of those trials begin with one."""
 
 
 def run_trial(name: str, seed: int) -> Tally:
@@ -109,7 +116,8 @@ def passages(shape: str) -> dict[Fault, int]:
     return {
         fault: min(each.get(fault, 0) for each in counted[fault in INGEST_FAULTS])
         for fault in Fault
-    }
+        if fault not in COMPACT_FAULTS
+    } | dict.fromkeys(COMPACT_FAULTS, 1)
 
 
 @cache
@@ -138,16 +146,17 @@ def _undisturbed(shape: str, *, ingest: bool, on_loop: bool) -> tuple[float, dic
 
 
 def _at_fault(name: str, shape: Shape, armed: Armed, chance: Random, folder: Path) -> Tally:
-    ingest = armed.fault in INGEST_FAULTS
+    ingest, compact = armed.fault in INGEST_FAULTS, armed.fault in COMPACT_FAULTS
     polite = armed.action is Action.TERMINATE and chance.random() < 0.5
     again = (polite or armed.action is Action.RAISE) and chance.random() < 0.5
     on_loop = chance.random() < 0.5
-    plans = [Plan(armed=armed, ingest=ingest, again=again, polite=polite, on_loop=on_loop)]
+    first = Plan(armed=armed, ingest=ingest, again=again, polite=polite, on_loop=on_loop)
+    plans = [replace(first, compact=compact)]
     while len(plans) < DEATHS and chance.random() < 0.5:
         other = Armed(
             fault=chance.choice(list(Fault)), hit=chance.choice((1, 2)), action=Action.KILL
         )
-        plans.append(_next_plan(chance, armed=other, ingest=ingest))
+        plans.append(replace(_next_plan(chance, armed=other, ingest=ingest), compact=compact))
     return Trial(name, shape, folder).play(plans)
 
 
@@ -188,25 +197,67 @@ def _all_at_once(name: str, chance: Random, folder: Path) -> Tally:
         plan = _next_plan(chance, delay=chance.uniform(0, seconds), ingest=chance.random() < 0.3)
         going = [trial for trial in going if not trial.ended]
         if going:
-            tally.instants += _live_together(going, plan) > 1
-    _live_together(trials, Plan(resume=True))
+            at = chance.uniform(0, seconds) if chance.random() < 0.7 else None
+            killed, compacting = _live_together(going, plan, folder, compact_at=at)
+            tally.instants += killed > 1
+            tally.compactions += compacting == -signal.SIGKILL
+            if compacting not in (0, -signal.SIGKILL):
+                tally.violations.append(f"{name}: a compaction ended with {compacting}: {folder}")
+    _live_together(trials, Plan(resume=True), folder)
     for trial in trials:
         tally.add(trial.judge())
+    if fork(lambda: _compacts(folder, after=0, checks=True), folder / "compact.log").end():
+        tally.violations.append(f"{name}: the journal is not whole at the end: {folder}")
     return tally
 
 
-def _live_together(trials: list[Trial], plan: Plan) -> int:
-    """Give each trial a process of one group, and end them; return how many were killed."""
+def _live_together(
+    trials: list[Trial], plan: Plan, folder: Path, *, compact_at: float | None = None
+) -> tuple[int, int]:
+    """Give each trial a process of one group, and end them.
+
+    Args:
+        trials: The trials.
+        plan: How each process lives.
+        folder: Where their journal is.
+        compact_at: Seconds after which one more process compacts it, again and again.
+
+    Returns:
+        How many were killed, and how that process ended.
+    """
     before = sum(trial.tally.killed for trial in trials)
     leader = trials[0].begin(plan, group=0)
     for trial in trials[1:]:
         trial.begin(plan, group=leader.pid)
+    compacting = None
+    if compact_at is not None:
+        body = partial(_compacts, folder, after=compact_at)
+        compacting = fork(body, folder / "compact.log", group=leader.pid)
     if plan.delay is not None:
         leader.ends_within(plan.delay)
         leader.kill(group=True)
     for trial in trials:
         trial.end()
-    return sum(trial.tally.killed for trial in trials) - before
+    ended = 0 if compacting is None else compacting.end()
+    return sum(trial.tally.killed for trial in trials) - before, ended
+
+
+def _compacts(folder: Path, *, after: float, checks: bool = False) -> None:
+    """Compact the journal of a folder a few times; a child's body.
+
+    Args:
+        folder: The folder.
+        after: When to begin, in seconds.
+        checks: Whether the journal has to be whole afterwards.
+    """
+    os.environ["JUPYTER_DATA_DIR"] = str(folder / "data")
+    time.sleep(after)
+    with na.Journal.open(folder / "journal") as journal:
+        for number in range(COMPACTIONS):
+            compact(journal, f"gone {os.getpid()} {number}")
+    if checks:
+        found = check(folder / "journal")
+        assert not found.findings, found.findings
 
 
 def _next_plan(

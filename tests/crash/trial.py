@@ -17,13 +17,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import langsmith.run_helpers
+from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.types import Command
 
 import notebook_agents as na
 from notebook_agents import faults, settings
 from notebook_agents.errors import UnknownThreadError
 from notebook_agents.ids import idempotency_key
-from notebook_agents.model import Outcome, RunStatus
+from notebook_agents.journal import Draft
+from notebook_agents.journal import compact as compaction
+from notebook_agents.model import Kind, Outcome, RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
 from notebook_agents.runtime.leaving import wait_for_all
 from notebook_agents.runtime.view import run_view
@@ -41,8 +45,12 @@ if TYPE_CHECKING:
     from .ledger import Line
     from .shapes import Shape
 
-_LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb)
-"""What a child would otherwise import after its fork, again in each."""
+_LOADED = (na.Agent, na.Journal, na.Run, na.resume, duckdb, langsmith.run_helpers, LangChainTracer)
+"""What a child would otherwise import after its fork, again in each.
+
+An interrupt in a module's first import can leave Python's import lock taken (ARCHITECTURE.md,
+"Plain locks"); a process imports once, and these children would each time.
+"""
 SMALL_QUEUE = 8
 """Records after which a burst moves the queue to DuckDB in the trials that ingest."""
 
@@ -82,6 +90,7 @@ class Plan:
         resume: Whether it calls `na.resume(thread)`; otherwise `agent.run` with the same input.
         audit: Whether it first looks into the journal for what has returned.
         ingest: Whether DuckDB takes the records over while the graph runs.
+        compact: Whether it first compacts the journal, in which a thread was deleted.
         again: Whether it resumes in the same process, as a person would who runs the cell again,
             when the run ended with an exception. That counts as a life of its own.
         polite: Whether a SIGTERM raises in the main thread, as the command line lets it do, instead
@@ -97,6 +106,7 @@ class Plan:
     resume: bool = False
     audit: bool = True
     ingest: bool = False
+    compact: bool = False
     again: bool = False
     polite: bool = False
     on_loop: bool = False
@@ -116,6 +126,7 @@ class Tally:
         trials: How many threads were driven to their end.
         killed: Processes that died of SIGKILL.
         instants: Signals that killed two or more processes of one journal at once.
+        compactions: Compactions that were killed with them.
         terminated: Runs that a SIGTERM ended.
         interrupted: Runs that a SIGINT ended.
         pressed_again: Runs that needed a second SIGINT.
@@ -129,6 +140,7 @@ class Tally:
     trials: int = 0
     killed: int = 0
     instants: int = 0
+    compactions: int = 0
     terminated: int = 0
     interrupted: int = 0
     pressed_again: int = 0
@@ -298,6 +310,8 @@ class Trial:
             faults.arm(_trigger(plan.armed, passed))
             try:
                 with na.Journal.open(self._folder / "journal") as journal, observe(_report):
+                    if plan.compact:
+                        compact(journal, f"gone in life {life}")
                     self._drive_stubbornly(journal, plan, life)
             except BaseException as error:
                 note(What.RAISED, value=f"{type(error).__name__}: {error}")
@@ -337,6 +351,14 @@ class Trial:
         if plan.on_loop:
             return asyncio.run(agent.arun(given, thread=self.thread, key="trial"))
         return agent.run(given, thread=self.thread, key="trial")
+
+
+def compact(journal: na.Journal, gone: str) -> None:
+    """Compact a journal, after a thread of that name was made and deleted."""
+    draft = Draft(kind=Kind.CHUNK, thread=gone, scope=gone, digest=b"d" * 16, plain=b"b\0x")
+    journal.append([draft], durable=True)
+    journal.delete_thread(gone)
+    compaction.compact(journal)
 
 
 def _resumed(journal: na.Journal, thread: str) -> na.Run | None:
