@@ -8,7 +8,7 @@ elements and adds the new ones.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple, writes_sort_key
@@ -52,13 +52,21 @@ class _Stored(NamedTuple):
     elements: list[Node] | None  # that list's trees
 
 
-@dataclass
+@dataclass(eq=False)
 class Line:
     """The newest checkpoint of one thread and namespace that this process stored."""
 
     checkpoint_id: str | None = None
     channels: dict[str, _Stored] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def let_go(self) -> None:
+        """Hold on to the values no longer; the next checkpoint serialises them again."""
+        with self.lock:
+            self.channels = {
+                channel: one._replace(kept=replace(one.kept, watch=None, pages=[]))
+                for channel, one in self.channels.items()
+            }
 
 
 def encode_checkpoint(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal, Record
 
 
+_HELD = 32
+"""Of how many threads and namespaces a saver remembers the values that it stored, in order to tell
+what changed since."""
+
+
 class JournalSaver(BaseCheckpointSaver[int]):
     """Keeps a graph's checkpoints in a journal.
 
@@ -56,6 +63,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         super().__init__(serde=strict_serializer(allow))
         self.journal = journal
         self._lines: dict[tuple[str, str], Line] = {}
+        self._held: deque[Line] = deque()
         self._newest = Newest(journal)
 
     # -- writing ------------------------------------------------------------------------------
@@ -374,7 +382,16 @@ class JournalSaver(BaseCheckpointSaver[int]):
                 full,
                 codec=self._codec,
             )
+        self._hold(line)
         return [*encoder.new, draft]
+
+    def _hold(self, line: Line) -> None:
+        """Remember that a line holds on to its values; those of the last few do so."""
+        with suppress(ValueError):
+            self._held.remove(line)
+        self._held.append(line)
+        if len(self._held) > _HELD:
+            self._held.popleft().let_go()
 
     def _writes_drafts(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ormsgpack
@@ -144,12 +144,13 @@ class Encoder:
     ) -> Node:
         """Return the node of a container; one that is met again in the same record stands as it is.
 
-        A fan-out sends the same objects to each of its nodes.
+        A fan-out sends the same objects to each of its nodes. Taken apart is a copy: another
+        thread may be changing the container.
         """
         known = self._met.get((id(value), depth))
         if known is None:
             before = self.size
-            node = take_apart(value, what, depth)
+            node = take_apart(value.copy(), what, depth)
             self._met[id(value), depth] = (value, node, self.size - before)
             return node
         self.size += known[2]
@@ -176,7 +177,8 @@ class Encoder:
             ValueNotKeptError: A part cannot be kept; the message names it.
         """
         if type(value) is list and value:
-            pages = self._pages(value, what, 0, before.pages if before is not None else [])
+            known = before.pages if before is not None else []
+            pages = self._pages(value.copy(), what, 0, known)
             return Kept(self._joined(pages, 0), 0, None, pages)
         if before is not None and before.watch is not None and before.watch.holds([value]):
             self.size += before.size
@@ -184,7 +186,7 @@ class Encoder:
         watch = Watch.of([value], self._codec.objects)
         size = self.size
         node = self.encode(value, what, channel=True)
-        return Kept(node, self.size - size, watch, [])
+        return Kept(node, self.size - size, _still(watch, [value]), [])
 
     def _list(self, value: list[Any], what: str, depth: int) -> Node:
         return self._joined(self._pages(value, what, depth, None), depth)
@@ -192,7 +194,7 @@ class Encoder:
     def _joined(self, pages: Sequence[Page], depth: int) -> Node:
         """Return the node of a list; where it is very long, pages are neighbours in pages."""
         full = [page.nodes[0] for page in pages if page.full]
-        rest = pages[-1].nodes if not pages[-1].full else []
+        rest = pages[-1].nodes if pages and not pages[-1].full else []
         while len(full) > PAGE:
             whole = len(full) - len(full) % PAGE
             rest = [*full[whole:], *rest]
@@ -220,7 +222,8 @@ class Encoder:
                 if before is None or before.watch is None or not before.watch.holds(items):
                     before = None
                 watch = self._watch(items, before)
-            found.append(self._page(items, what, start, depth, before, watch))
+            page = self._page(items, what, start, depth, before, watch)
+            found.append(page if page is before else replace(page, watch=_still(watch, items)))
         return found
 
     def _watch(self, items: list[Any], before: Page | None) -> Watch | None:
@@ -288,7 +291,8 @@ class Encoder:
         nodes: list[Node] = []
         for place, (end, node) in enumerate(groups, 1):
             nodes.append(node)
-            if not end % GROUP or len(nodes) == PAGE or place == len(groups):
+            ends = not end % GROUP and len(nodes) > 1  # whatever the keys are, they become fewer
+            if ends or len(nodes) == PAGE or place == len(groups):
                 found.append((end // GROUP, self._branch((MERGED, nodes))))
                 nodes = []
         return found
@@ -405,6 +409,14 @@ class Encoder:
             else:
                 stored.append(node)
         return stored
+
+
+def _still(watch: Watch | None, values: Sequence[Any]) -> Watch | None:
+    """Return the watch over values that were serialised behind it, if nothing changed meanwhile.
+
+    Otherwise they may be stored as they were for a moment, and be again what the watch has seen.
+    """
+    return watch if watch is not None and watch.holds(values) else None
 
 
 def _weight(node: Node) -> int:

@@ -25,7 +25,7 @@ from notebook_agents.journal.records import compress, decompress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from notebook_agents.journal.records import Draft
+    from notebook_agents.journal.records import Draft, Record
     from notebook_agents.sealing import DataKey
 
     Fetch = Callable[[Sequence[int]], dict[int, tuple[Sequence[int], bytes]]]
@@ -81,6 +81,23 @@ class Chunks:
     def add(self, digest: bytes, draft: Draft) -> None:
         """Remember a chunk that is about to be recorded."""
         self._known[digest] = draft
+
+
+def complete(records: Iterable[Record]) -> dict[bytes, int]:
+    """Return the numbers of chunks by digest, without branches of which a part was lost.
+
+    To refer to such a branch would lose what is stored anew.
+
+    Args:
+        records: All chunk records of a scope, in order.
+    """
+    known: dict[bytes, int] = {}
+    whole: set[int] = set()
+    for record in records:
+        if record.digest and whole.issuperset(record.refs):
+            known[record.digest] = record.seq
+            whole.add(record.seq)
+    return known
 
 
 def beginning(nodes: Sequence[Any], count: int) -> list[Any]:
@@ -144,6 +161,8 @@ class Decoder:
     def _read(self, seqs: Sequence[int]) -> None:
         for seq, (refs, payload) in self._fetch(seqs).items():
             tag, _, data = decompress(payload).partition(b"\0")
+            if any(ref >= seq for ref in refs):  # or it could be a part of itself
+                raise JournalDamagedError(f"record {seq} refers to one that is not older")
             if tag.decode() == BRANCH:
                 self._branches[seq] = (ormsgpack.unpackb(data), refs)
             else:

@@ -35,6 +35,7 @@ class Watch:
         self._fields: list[dict[str, Any]] = []
         self._extras: list[Any] = []
         self._field_counts: list[int] = []
+        self._field_names: list[str] = []
         self._field_values: list[Any] = []
         self._dicts: list[dict[Any, Any]] = []
         self._keys: list[Any] = []
@@ -100,12 +101,13 @@ class Watch:
 
     def _see_object(self, value: Any, todo: list[Any]) -> None:
         fields, extra = _fields(value), _extra(value)
-        held = list(fields.values())
+        names, held = list(fields), list(fields.values())
         self._objects.append(value)
         self._types.append(type(value))
-        self._fields.append(fields)  # its keys are those of the class
+        self._fields.append(fields)
         self._extras.append(extra)
         self._field_counts.append(len(held))
+        self._field_names += names
         self._field_values += held
         todo += _more([*held, extra])
 
@@ -132,6 +134,7 @@ class Watch:
             and _same(self._fields, map(_fields, self._objects))
             and _same(self._extras, map(_extra, self._objects))
             and self._field_counts == list(map(len, self._fields))
+            and _same(self._field_names, chain.from_iterable(self._fields))
             and _same(self._field_values, chain.from_iterable(map(dict.values, self._fields)))
             and self._key_counts == list(map(len, self._dicts))
             and _same(self._keys, chain.from_iterable(self._dicts))
