@@ -10,13 +10,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 
 import notebook_agents as na
 from notebook_agents.errors import CompactedError, JournalDamagedError
 from notebook_agents.graph.codec import ResultCodec, StateCodec, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Draft
+from notebook_agents.journal.check import check
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.compact import compact
 from notebook_agents.journal.repair import repair
@@ -81,10 +82,13 @@ def test_what_is_stored_anew_refers_to_no_lost_part(home: Path) -> None:
         put(JournalSaver(journal), 1, value)
         chunks = journal.select(thread="t", kinds=[Kind.CHUNK])
         lost = next(chunk.refs[0] for chunk in chunks if chunk.refs)
+        JournalSaver(journal).copy_thread("t", "copy")
     with closing(sqlite3.connect(home / "queue.sqlite")) as connection, connection:
         connection.execute("UPDATE records SET payload = x'01' || payload WHERE seq = ?", [lost])
     (home / "queue.mark").unlink()
     assert [one.seq for one in repair(home).lost] == [lost]
+    named = {one.thread for one in check(home).findings if "is lost" in one.what}
+    assert named == {"t", "copy"}  # also who refers to it by a branch only
     with na.Journal.open(home) as journal:
         with pytest.raises(JournalDamagedError, match=f"record {lost} is missing"):
             newest(journal)
@@ -198,3 +202,10 @@ def test_a_branch_that_is_part_of_itself_is_refused() -> None:
     decoder = Decoder(ResultCodec(strict_serializer()), lambda seqs: {7: ([7], payload)})
     with pytest.raises(JournalDamagedError, match="record 7 refers to one that is not older"):
         decoder.decode([1, "t", 0], [7])
+
+
+def test_a_message_with_what_the_serialiser_does_not_take() -> None:
+    """What a tool returned is kept, whatever its artifact is."""
+    codec = ResultCodec(strict_serializer())
+    message = ToolMessage("found", tool_call_id="1", artifact=[2**70])
+    assert codec.loads(*codec.dumps(message, "value")) == message

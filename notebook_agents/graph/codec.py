@@ -9,6 +9,7 @@ this journal's own key, so it is loaded only if this user wrote it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -172,8 +173,9 @@ class ResultCodec(StateCodec):
             return "m", packed
         plain = type(value) in _NATIVE and faithful(value, native=True)  # and did not pack
         if not plain and faithful(value):
-            type_, data = self.serializer.dumps_typed(value)
-            return _TAGS.get(type_, type_), data
+            with suppress(Exception):  # an artifact may hold an integer beyond 64 bits
+                type_, data = self.serializer.dumps_typed(value)
+                return _TAGS.get(type_, type_), data
         if self._into_state:
             super().dumps(value, what)
         return _PICKLED, pickling.dumps(value, what=what)

@@ -5,6 +5,9 @@ at their fields takes one or two. A value that consists of strings, numbers, Non
 lists of these can change in two ways only: a container gets other items, or an object other fields.
 So what each of them holds is compared by identity. What is remembered is held on to, so that no
 identity is given twice. Of whatever consists of anything else nothing is said.
+
+Whoever serialises asks again behind that. What is not told is a value that another thread changed
+and changed back within the serialising.
 """
 
 from __future__ import annotations
