@@ -5,7 +5,7 @@
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
 # make newest  the shapes and their kills with the newest LangGraph there is; ends with what broke: make newest N=500
-# make bench   the measured claims of the README, beside LangGraph's own savers
+# make bench   the measured claims, beside LangGraph's own savers: writes docs/benchmarks.md and docs/profile.md
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -47,7 +47,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) .venv-newest build dist demo-out demo.json
+	rm -rf $(VENV) .venv-newest build dist demo-out demo.json bench-out
 
 $(VENV)/.ready-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[notebook]"

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import operator
 import statistics
-import time
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-import notebook_agents as na
-
-from .measure import Bench, interleave, quartiles, sandbox
+from .measure import Bench, Cost, cost, quartiles, sandbox
+from .systems import (
+    MEMORY,
+    MEMORY_LOOP,
+    ON_A_LOOP,
+    OURS,
+    OURS_LOOP,
+    SQLITE_LOOP,
+    SYNC,
+    SYSTEMS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from langchain_core.runnables import RunnableConfig
+    from .systems import Builder, Opening
 
-BAR = 0.7
+BARS = {"sequence": 0.6, "fan-out": 0.3}
 ROUNDS = 21
 WIDTH = 16
-MEMORY, SQLITE, OURS = "InMemorySaver", "SqliteSaver sync", "Agent"
 
 
 class _State(TypedDict):
@@ -34,14 +39,7 @@ class _State(TypedDict):
     log: Annotated[list[str], operator.add]
 
 
-class Cost(NamedTuple):
-    """What a whole run took, in seconds."""
-
-    wall: float
-    cpu: float
-
-
-def sequence(steps: int) -> StateGraph[Any, Any, Any, Any]:
+def sequence(steps: int) -> Builder:
     """Return a graph whose one node runs `steps` times."""
 
     def work(state: _State) -> dict[str, Any]:
@@ -56,7 +54,22 @@ def sequence(steps: int) -> StateGraph[Any, Any, Any, Any]:
     return builder
 
 
-def fan_out(laps: int) -> StateGraph[Any, Any, Any, Any]:
+def async_sequence(steps: int) -> Builder:
+    """Return the same graph with an async node."""
+
+    async def work(state: _State) -> dict[str, Any]:
+        return {"n": state["n"] + 1, "log": [f"step {state['n']}"]}
+
+    builder = StateGraph(_State)
+    builder.add_node("work", work)
+    builder.add_edge(START, "work")
+    builder.add_conditional_edges(
+        "work", lambda state: "work" if state["n"] < steps else END, ["work", END]
+    )
+    return builder
+
+
+def fan_out(laps: int) -> Builder:
     """Return a graph that sends `WIDTH` tasks out and joins them, `laps` times."""
 
     def part(state: _State) -> dict[str, Any]:
@@ -80,68 +93,64 @@ def fan_out(laps: int) -> StateGraph[Any, Any, Any, Any]:
 
 
 def run(bench: Bench) -> None:
-    """Report the ratio of both overheads."""
-    steps, laps = bench.size(200, 4), bench.size(10, 1)
+    """Compare the systems, and judge the ratio of the overheads."""
     with sandbox() as home:
-        costs = _compare(bench, home / "sequence", sequence(steps))
-        _report(bench, f"one node {steps} times in a row", costs, steps, bar=BAR)
-        costs = _compare(bench, home / "fan-out", fan_out(laps))
-        _report(bench, f"{WIDTH} wide, {laps} times", costs, laps * (WIDTH + 1), bar=None)
+        rows(bench, home, SYSTEMS)
+        steps = bench.size(200, 4)
+        work = f"one async node {steps} times in a row, on an event loop"
+        arms = _arms(home / "awaited", ON_A_LOOP, async_sequence(steps))
+        costs = bench.compare("awaited", work, arms, rounds=ROUNDS, unit="ms a step", per=steps)
+        _ratio(bench, work, costs, (MEMORY_LOOP, SQLITE_LOOP, OURS_LOOP), bar=None)
 
 
-def _compare(
-    bench: Bench, home: Path, builder: StateGraph[Any, Any, Any, Any]
-) -> dict[str, list[Cost]]:
-    """Run a graph in all three ways, each time on new files.
+def rows(bench: Bench, home: Path, systems: Mapping[str, Opening], *, rounds: int = ROUNDS) -> None:
+    """Measure both rows; judge them where the systems are there that the bars name."""
+    steps, laps = bench.size(200, 4), bench.size(10, 1)
+    sequential = f"one node {steps} times in a row"
+    wide = f"{WIDTH} tasks side by side and their join, {laps} times"
+    for name, work, builder, unit, per in (
+        ("sequence", sequential, sequence(steps), "ms a step", steps),
+        ("fan-out", wide, fan_out(laps), f"ms for {WIDTH} tasks and their join", laps),
+    ):
+        arms = _arms(home / name, systems, builder)
+        costs = bench.compare(name, work, arms, rounds=rounds, unit=unit, per=per)
+        if {MEMORY, SYNC, OURS} <= set(systems):
+            _ratio(bench, work, costs, (MEMORY, SYNC, OURS), bar=BARS[name])
+
+
+def _arms(home: Path, systems: Mapping[str, Opening], builder: Builder) -> dict[str, Any]:
+    """Return an arm for each system: it runs the graph on new files.
 
     The files stay until the end: deleting them would make the file system work under the next arm.
     """
-    home.mkdir()
     numbers = count()
-    given = {"n": 0, "log": []}
-    config: RunnableConfig = {"configurable": {"thread_id": "t"}, "recursion_limit": 10_000}
-
-    def memory() -> Cost:
-        graph = builder.compile(checkpointer=InMemorySaver())
-        return _cost(lambda: graph.invoke(given, config))
-
-    def sqlite() -> Cost:
-        with SqliteSaver.from_conn_string(str(home / f"{next(numbers)}.sqlite")) as saver:
-            saver.setup()
-            graph = builder.compile(checkpointer=saver)
-            return _cost(lambda: graph.invoke(given, config, durability="sync"))
-
-    def ours() -> Cost:
-        with na.Journal.open(home / f"{next(numbers)}") as journal:
-            agent = na.Agent(builder, name="bench", journal=journal)
-            return _cost(lambda: agent.run(given, thread="t", config={"recursion_limit": 10_000}))
-
-    arms = {MEMORY: memory, SQLITE: sqlite, OURS: ours}
-    return interleave(bench, arms, rounds=ROUNDS)
+    return {
+        name: partial(_once, home, numbers, opening, builder) for name, opening in systems.items()
+    }
 
 
-def _cost(work: Callable[[], object]) -> Cost:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+def _once(home: Path, numbers: Iterator[int], opening: Opening, builder: Builder) -> Cost:
+    folder = home / str(next(numbers))
+    folder.mkdir(parents=True)
+    with opening(folder) as system:
+        return cost(lambda: system.run(builder, {"n": 0, "log": []}))
 
 
-def _report(
-    bench: Bench, what: str, costs: dict[str, list[Cost]], steps: int, *, bar: float | None
+def _ratio(
+    bench: Bench,
+    what: str,
+    costs: dict[str, list[Cost]],
+    names: tuple[str, str, str],
+    *,
+    bar: float | None,
 ) -> None:
-    for clock in ("wall", "cpu"):
-        each = {
-            name: [getattr(cost, clock) / steps * 1e3 for cost in arm]
-            for name, arm in costs.items()
-        }
-        middle = {name: statistics.median(arm) for name, arm in each.items()}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in middle.items())
-        bench.say(f"  {what}, {clock} ms a step, run start and end included: {shown}")
-        sqlite, ours = middle[SQLITE] - middle[MEMORY], middle[OURS] - middle[MEMORY]
-        ratios = [(o - m) / (s - m) for m, s, o in zip(*each.values(), strict=True) if s != m]
-        line = f"{clock}: over {MEMORY}, {OURS} {ours:.3f} ÷ {SQLITE} {sqlite:.3f} ="
-        ratio = ours / sqlite
-        if bar is not None and clock == "wall":
-            bench.judge(line, ratio, bar, spread=quartiles(ratios))
-        else:
-            bench.say(f"  {line} {ratio:.2f}{quartiles(ratios)}; for information")
+    """Report what ours adds to the first system ÷ what the second one adds to it."""
+    base, peer, ours = (([cost.wall * 1e3 for cost in costs[name]]) for name in names)
+    middle = [statistics.median(values) for values in (base, peer, ours)]
+    added, own = middle[1] - middle[0], middle[2] - middle[0]
+    ratios = [(o - m) / (s - m) for m, s, o in zip(base, peer, ours, strict=True) if s != m]
+    line = f"{what}: over {names[0]}, {names[2]} {own:.3f} ms ÷ {names[1]} {added:.3f} ms ="
+    if bar is None:
+        bench.say(f"  {line} {own / added:.2f}{quartiles(ratios)}; for information")
+    else:
+        bench.judge(line, own / added, bar, spread=quartiles(ratios))

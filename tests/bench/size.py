@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph, add_messages
 
-import notebook_agents as na
-from notebook_agents.runtime.events import observe
-
 from .measure import ROOT, Bench, child, sandbox
+from .systems import ASYNC, EXCLUSIVE, OURS, SYNC, SYSTEMS
 from .texts import BYTES, KINDS, say
+from .weights import files, note, noted
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+    from collections.abc import Callable
 
-    from notebook_agents.runtime.events import StepEvent
+    from .systems import Builder
 
 BARS = {"closed": 1.5, "killed": 2.0}
 JUDGED = "random words"
+MARKS = 50
+"""How often the files are weighed during a run."""
 
 
 class _State(TypedDict):
@@ -34,11 +35,22 @@ class _State(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-def conversation(steps: int, kind: str, seed: int) -> StateGraph[Any, Any, Any, Any]:
-    """Return a graph of `steps` steps, each of which adds a question and an answer."""
+def conversation(
+    steps: int, kind: str, seed: int, *, begun: Callable[[int], None] | None = None
+) -> Builder:
+    """Return a graph of `steps` steps, each of which adds a question and an answer.
+
+    Args:
+        steps: How many.
+        kind: One of `KINDS`.
+        seed: The same seed makes the same texts.
+        begun: Called as each step begins, with how many have ended.
+    """
 
     def turn(state: _State) -> dict[str, Any]:
         n = state["n"]
+        if begun:
+            begun(n)
         said = [HumanMessage(say(kind, seed, n, 0)), AIMessage(say(kind, seed, n, 1))]
         return {"n": n + 1, "messages": said}
 
@@ -56,71 +68,73 @@ def run(bench: Bench) -> None:
     steps, seed = bench.size(500, 5), bench.rng.randrange(2**32)
     content = steps * 2 * BYTES
     bench.say(f"  {steps} steps with two messages of {BYTES} bytes: {content:,} bytes of content")
+    every = range(1, steps + 1, max(steps // MARKS, 1))
+    series = {"the messages themselves": [(step, step * 2 * BYTES) for step in every]}
     with sandbox() as home:
-        for kind in list(KINDS)[: bench.size(len(KINDS), 1)]:
-            for ending in ("closed", "killed"):
-                folder = home / f"{kind}-{ending}"
-                said = _spawn(folder, kind, ending, steps, seed)
-                _report(bench, folder, kind, ending, content)
-                if said:
-                    bench.say(f"    most at the end of one of its last {steps // 5} steps: {said}")
-        folder = home / "sqlite"
-        folder.mkdir()
-        _spawn(folder, JUDGED, "sqlite", steps, seed)
-        total = sum(_files(folder).values())
-    bench.say(f"  SqliteSaver, {JUDGED}, closed: {total:,} bytes, ÷ content {total / content:.1f}")
+        for ending in BARS:
+            found = {}
+            for system in (OURS, EXCLUSIVE, SYNC, ASYNC):
+                over, ratio = _weigh(bench, home, system, JUDGED, ending, steps, seed)
+                found[system] = {"values": [ratio], "cpu": []}
+                if ending == "killed":
+                    series[system] = over
+            after = "closed" if ending == "closed" else "after a SIGKILL"
+            work = f"all files after {steps} steps of a growing conversation, {after}"
+            bench.row(f"size-{ending}", work, "bytes ÷ content", found)
+        for kind in [kind for kind in KINDS if kind != JUDGED][: bench.size(len(KINDS), 0)]:
+            for ending in BARS:
+                _weigh(bench, home, OURS, kind, ending, steps, seed)
+    bench.kept["files"] = series
 
 
-def _report(bench: Bench, folder: Path, kind: str, ending: str, content: int) -> None:
-    files = _files(folder)
-    total = sum(files.values())
-    shown = ", ".join(f"{name} {number:,}" for name, number in files.items() if number)
-    after = "closed" if ending == "closed" else "after a SIGKILL"
-    line = f"Agent, {kind}, {after}: {total:,} bytes ({shown}), ÷ content"
-    if kind == JUDGED:
+def _weigh(
+    bench: Bench, home: Path, system: str, kind: str, ending: str, steps: int, seed: int
+) -> tuple[list[tuple[int, int]], float]:
+    """Run the conversation in a process; return its files' bytes over the steps, and ÷ content."""
+    folder = home / f"{system}-{kind}-{ending}"
+    folder.mkdir()
+    over = _spawn(folder, system, kind, ending, steps, seed)
+    content = steps * 2 * BYTES
+    found = files(folder)
+    total = sum(found.values())
+    shown = ", ".join(f"{name} {number:,}" for name, number in found.items() if number)
+    line = f"{system}, {kind}, {steps} steps, {ending}: {total:,} bytes ({shown}), ÷ content"
+    if kind == JUDGED and system in (OURS, EXCLUSIVE):
         bench.judge(line, total / content, BARS[ending])
     else:
         bench.say(f"  {line} {total / content:.2f}; for information")
+    if system == OURS:
+        most = max(size / (step * 2 * BYTES) for step, size in over[-MARKS // 5 :] if step)
+        bench.say(f"  its most during the last fifth of the run, ÷ content until then: {most:.2f}")
+    shutil.rmtree(folder)
+    return [*over, (steps, total)], total / content
 
 
-def _files(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _spawn(folder: Path, kind: str, ending: str, steps: int, seed: int) -> str:
-    """Run the conversation in a child; return what it says."""
-    arguments = json.dumps([str(folder), kind, ending, steps, seed])
+def _spawn(
+    folder: Path, system: str, kind: str, ending: str, steps: int, seed: int
+) -> list[tuple[int, int]]:
+    arguments = json.dumps([str(folder), system, kind, ending, steps, seed])
     command = child("size", arguments)
     ended = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     expected = -signal.SIGKILL if ending == "killed" else 0
     if ended.returncode != expected:
         raise AssertionError(f"exit {ended.returncode} instead of {expected}")
-    return ended.stdout.strip()
+    return [(step, size) for step, size in json.loads(ended.stdout)]
 
 
-def _run_once(folder: Path, kind: str, ending: str, steps: int, seed: int) -> None:
-    builder = conversation(steps, kind, seed)
-    given: dict[str, Any] = {"n": 0, "messages": []}
-    config: RunnableConfig = {"configurable": {"thread_id": "t"}, "recursion_limit": 2 * steps}
-    if ending == "sqlite":
-        with SqliteSaver.from_conn_string(str(folder / "saver.sqlite")) as saver:
-            builder.compile(checkpointer=saver).invoke(given, config, durability="sync")
-        return
-    ratios: list[float] = []
+def _run_once(place: str, system: str, kind: str, ending: str, steps: int, seed: int) -> None:
+    every = max(steps // MARKS, 1)
 
-    def look(event: StepEvent) -> None:
-        if event.what == "returned":
-            ratios.append(sum(_files(folder).values()) / ((len(ratios) + 1) * 2 * BYTES))
+    def begun(ended: int) -> None:
+        if ended % every == 0:
+            note(place, ended)
 
-    with na.Journal.open(folder) as journal:
-        agent = na.Agent(builder, name="bench", journal=journal)
-        with observe(look):
-            agent.run(given, thread="t", config={"recursion_limit": 2 * steps})
+    with SYSTEMS[system](Path(place)) as opened:
+        opened.run(conversation(steps, kind, seed, begun=begun), {"n": 0, "messages": []})
+        print(json.dumps(noted), flush=True)
         if ending == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-    print(f"{max(ratios[-steps // 5 :]):.2f} × the content until then")
 
 
 if __name__ == "__main__":
-    _folder, *_rest = json.loads(sys.argv[1])
-    _run_once(Path(_folder), *_rest)
+    _run_once(*json.loads(sys.argv[1]))
