@@ -22,7 +22,6 @@ from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.compact import compact
 from notebook_agents.journal.repair import repair
 from notebook_agents.journal.values import Decoder
-from notebook_agents.journal.watch import Watch
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
@@ -131,17 +130,6 @@ def test_a_list_that_is_emptied_while_it_is_encoded(journal: na.Journal) -> None
     chunks = encoder(journal, Meddling(value.clear))
     chunks.encode({"in": value}, "value")
     assert len([draft for draft in chunks.new if not draft.refs]) == 70
-
-
-def test_a_message_whose_field_has_another_name() -> None:
-    """Also what only its dict can do to a message is seen."""
-    message = HumanMessage("a", id="1", name="b")
-    watch = Watch.of([message], StateCodec.objects)
-    assert watch is not None
-    fields = list(message.__dict__.items())
-    message.__dict__.clear()
-    message.__dict__.update(("nick" if key == "name" else key, item) for key, item in fields)
-    assert not watch.holds([message])
 
 
 def test_only_the_last_threads_values_are_held_on_to(journal: na.Journal) -> None:
