@@ -19,8 +19,9 @@ from notebook_agents.errors import JournalDamagedError, SealError, ValueNotKeptE
 from notebook_agents.graph.codec import ResultCodec, StateCodec, faithful, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Draft, Journal
+from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.records import Record, compress, decompress, pack_refs, unpack_refs
-from notebook_agents.journal.values import Decoder, Encoder, pack, unpack
+from notebook_agents.journal.values import Decoder, pack, unpack
 from notebook_agents.model import Kind
 from notebook_agents.resources import resource
 
@@ -58,7 +59,7 @@ def store(journal: Journal, value: Any) -> tuple[Record, list[Draft]]:
 def load(journal: Journal, record: Record) -> Any:
     """Return the value of a record."""
     tree = unpack(journal.payload(record.seq))
-    return Decoder(CODEC, journal.payloads).decode(tree, record.refs)
+    return Decoder(CODEC, journal.parts).decode(tree, record.refs)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -136,6 +137,62 @@ def test_a_long_list_of_small_elements_shares_its_beginning(journal: Journal) ->
     store(journal, lines)
     _, new = store(journal, [*lines, "one more"])
     assert sum(len(draft.plain) for draft in new) == 0
+
+
+def _large(count: int, length: int) -> dict[str, Any]:
+    return {f"key {i}": f"{i} " * (length // 4) for i in range(count)}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _large(5000, 40),
+        {"in": _large(3000, 600), "empty": {}},
+        [f"{i} " * 120 for i in range(3000)],
+        {"in": [f"{i} " * 20 for i in range(3000)]},
+        [_large(60, 200) for _ in range(3)],
+        Send(
+            "node", {"files": {f"f{i}": [f"{i} {j} " * 9 for j in range(200)] for i in range(40)}}
+        ),
+        {"no valid Unicode \udc80": "x" * 400, **_large(40, 8)},
+    ],
+    ids=range(7),
+)
+def test_large_trees_come_back(journal: Journal, value: Any) -> None:
+    """What is cut into branches comes back with its order; a second record refers to the same."""
+    record, _ = store(journal, value)
+    assert same(load(journal, record), value) or repr(load(journal, record)) == repr(value)
+    again, new = store(journal, value)
+    assert new == []
+    assert again.refs == record.refs
+
+
+@pytest.mark.parametrize("length", [40, 600])
+def test_a_change_of_a_large_dict_needs_few_chunks(journal: Journal, length: int) -> None:
+    """An item that changes, comes or goes costs its neighbours' branches, not all of them."""
+    whole = {"state": {f"{length} {key}": item for key, item in _large(4000, length).items()}}
+    store(journal, whole)
+    keys = list(whole["state"])
+    for changed in (
+        {**whole["state"], keys[700]: "other " * 60},
+        {key: item for key, item in whole["state"].items() if key != keys[1700]},
+        {**whole["state"], f"{length} new": "other " * 60},
+        {"first of all": "other " * 60, **whole["state"]},
+    ):
+        record, new = store(journal, {"state": changed})
+        assert same(load(journal, record), {"state": changed})
+        assert len(new) <= 8
+        assert sum(draft.size for draft in new) < 12_000
+
+
+def test_a_long_list_that_grows_shares_its_pages(journal: Journal) -> None:
+    """An element more is its chunk and the last branches, wherever in a value the list stands."""
+    said = [f"{i} of many " * 30 for i in range(2000)]
+    store(journal, {"given": said})
+    record, new = store(journal, Send("node", {"given": [*said, "one more " * 40]}))
+    assert load(journal, record).arg["given"][-2:] == [said[-1], "one more " * 40]
+    assert len(new) <= 2
+    assert len(record.refs) < 100
 
 
 def test_a_record_that_was_moved_or_altered_does_not_open(home: Path) -> None:

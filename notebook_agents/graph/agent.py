@@ -31,6 +31,7 @@ from notebook_agents.graph.run import Run
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import RunStream, leave
 from notebook_agents.graph.threads import Thread
+from notebook_agents.graph.wrap import message_channels, with_message_ids
 from notebook_agents.journal import Claim, Journal, Record, expiry
 from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime import leaving
@@ -351,8 +352,9 @@ class Agent:
                     return plan
         scope = head.scope if head is not None else thread
         kept = kept_config(config)
+        given = with_message_ids(copy.deepcopy(given), message_channels(self.graph))
         started = {
-            "input": copy.deepcopy(given),
+            "input": given,
             "config": kept,
             "context": context,
             "key": key,
@@ -367,7 +369,7 @@ class Agent:
             scope=scope,
             number=(head.run if head is not None else 0) + 1,
             session=1,
-            given=copy.deepcopy(given),  # LangGraph writes message ids into what it is given
+            given=copy.deepcopy(given),  # the graph may change what it is given
             config=run_config(config, thread),
             context=context,
             started=started,

@@ -8,7 +8,7 @@ elements and adds the new ones.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple, writes_sort_key
@@ -20,7 +20,6 @@ from notebook_agents.journal.values import (
     LIST,
     SAME,
     Decoder,
-    Encoder,
     Node,
     beginning,
     lost_record,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Draft, Journal, Record
+    from notebook_agents.journal.chunking import Encoder, Kept
 
 _INLINE_BELOW = 100  # characters
 _GROWTH = 32
@@ -46,13 +46,13 @@ and not a chain of them."""
 class _Stored(NamedTuple):
     """Where a channel's value was stored last."""
 
-    version: Any
+    kept: Kept
     at: Draft  # the record that has it, in whatever form
     base: Draft  # the record that has the whole list, if it is one
     elements: list[Node] | None  # that list's trees
 
 
-@dataclass
+@dataclass(eq=False)
 class Line:
     """The newest checkpoint of one thread and namespace that this process stored."""
 
@@ -69,6 +69,14 @@ class Line:
         stored = [seq for one in self.channels.values() for seq in (one.at.seq, one.base.seq)]
         if any(seq and (first is None or seq < first) for seq in stored):  # 0: on its way
             self.checkpoint_id, self.channels = None, {}
+
+    def let_go(self) -> None:
+        """Hold on to the values no longer; the next checkpoint serialises them again."""
+        with self.lock:
+            self.channels = {
+                channel: one._replace(kept=replace(one.kept, watch=None, pages=[]))
+                for channel, one in self.channels.items()
+            }
 
 
 def encode_checkpoint(
@@ -87,21 +95,20 @@ def encode_checkpoint(
     """
     values = checkpoint["channel_values"]
     inline = {channel: value for channel, value in values.items() if _is_inline(value)}
-    versions = checkpoint["channel_versions"]
     straight = draft.prior is not None and draft.prior == line.checkpoint_id
     kept: dict[str, _Stored] = {}
     trees: dict[str, Node] = {}
     for channel, value in values.items():
         if channel in inline:
             continue
-        version = versions.get(channel)
         before = line.channels.get(channel) if straight else None
-        if before is not None and version is not None and before.version == version:
+        what = f"state value {channel!r} of thread {draft.thread!r}"
+        now = encoder.encode_again(value, what, before and before.kept)
+        if before is not None and now.node == before.kept.node:
             trees[channel] = (SAME, encoder.refer(before.at))
-            kept[channel] = before
+            kept[channel] = before._replace(kept=now)
             continue
-        tree = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
-        trees[channel], kept[channel] = _grown(tree, before, version, draft, encoder)
+        trees[channel], kept[channel] = _grown(now, before, draft, encoder)
     head = codec.dumps({**checkpoint, "channel_values": inline}, "the checkpoint")
     meta = codec.dumps(metadata, f"the metadata of a checkpoint of thread {draft.thread!r}")
     draft.plain = pack((head, meta, trees))
@@ -110,19 +117,20 @@ def encode_checkpoint(
 
 
 def _grown(
-    tree: Node, before: _Stored | None, version: Any, draft: Draft, encoder: Encoder
+    now: Kept, before: _Stored | None, draft: Draft, encoder: Encoder
 ) -> tuple[Node, _Stored]:
     """Return how a channel's new tree is stored, and what to remember of it."""
+    tree = now.node
     if tree[0] != LIST:
-        return encoder.placed(tree), _Stored(version, draft, draft, None)
+        return encoder.placed(tree), _Stored(now, draft, draft, None)
     elements = tree[1]
     if before is not None and before.elements is not None:
         keep = _common(before.elements, elements)
         if keep and len(elements) - keep <= _GROWTH:
             new = encoder.placed_all(elements[keep:])
             stored: Node = (DELTA, encoder.refer(before.base), keep, new)
-            return stored, before._replace(version=version, at=draft)
-    return encoder.placed(tree), _Stored(version, draft, draft, elements)
+            return stored, before._replace(kept=now, at=draft)
+    return encoder.placed(tree), _Stored(now, draft, draft, elements)
 
 
 def _common(old: list[Node], new: list[Node]) -> int:
@@ -156,7 +164,7 @@ class Reader:
     def __init__(self, journal: Journal, codec: StateCodec) -> None:
         self._journal = journal
         self._codec = codec
-        self._decoder = Decoder(codec, journal.payloads)
+        self._decoder = Decoder(codec, journal.parts)
         self._payloads: dict[int, list[Any]] = {}
         self._refs: dict[int, tuple[int, ...]] = {}
 
@@ -357,7 +365,8 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
         if channel == ERROR and isinstance(value, BaseException):
             node = encoder.leaf(*keep_error(value))
         else:
-            node = encoder.encode(value, f"state value {channel!r} of thread {draft.thread!r}")
+            what = f"state value {channel!r} of thread {draft.thread!r}"
+            node = encoder.encode(value, what, channel=True)
         rows.append((index, channel, encoder.placed(node)))
     draft.plain, draft.refs, draft.size = pack((small, rows)), encoder.refs, encoder.size
 

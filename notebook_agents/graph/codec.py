@@ -9,6 +9,7 @@ this journal's own key, so it is loaded only if this user wrote it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from langgraph.types import Command, Send
 
 from notebook_agents import pickling
 from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.graph.private import DeltaSnapshot
 from notebook_agents.runtime.driver import describe
 
 if TYPE_CHECKING:
@@ -96,24 +98,29 @@ class StateCodec:
             return pickling.loads(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
-    part_types = frozenset({Send, Command, entrypoint.final})
+    objects: frozenset[type] = _MESSAGES
+    part_types: frozenset[type] = frozenset({Send, Command, entrypoint.final, DeltaSnapshot})
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
-        """Take LangGraph's `Send` and `Command` apart, so that the state they carry is shared."""
+        """Take what carries state apart, so that the state is shared."""
         if isinstance(value, Send):
             rest = [getattr(value, "timeout", None)]
             return ("send", [value.node, value.arg, *(rest if rest != [None] else [])])
         if isinstance(value, entrypoint.final):
             return ("final", [value.value, value.save])
+        if isinstance(value, DeltaSnapshot):
+            return ("delta", [value.value])
         return ("command", [getattr(value, name) for name in _COMMAND])
 
     def whole(self, tag: str, parts: list[Any]) -> Any:
-        """Put a `Send` or `Command` together again."""
+        """Put together again what `parts` took apart."""
         if tag == "send":
             node, arg, *timeout = parts
             return Send(node, arg, timeout=timeout[0]) if timeout else Send(node, arg)
         if tag == "final":
             return entrypoint.final(value=parts[0], save=parts[1])
+        if tag == "delta":
+            return DeltaSnapshot(parts[0])
         return Command(**dict(zip(_COMMAND, parts, strict=True)))
 
     def _check(self, value: Any, type_: str, data: bytes, what: str) -> None:
@@ -166,8 +173,9 @@ class ResultCodec(StateCodec):
             return "m", packed
         plain = type(value) in _NATIVE and faithful(value, native=True)  # and did not pack
         if not plain and faithful(value):
-            type_, data = self.serializer.dumps_typed(value)
-            return _TAGS.get(type_, type_), data
+            with suppress(Exception):  # an artifact may hold an integer beyond 64 bits
+                type_, data = self.serializer.dumps_typed(value)
+                return _TAGS.get(type_, type_), data
         if self._into_state:
             super().dumps(value, what)
         return _PICKLED, pickling.dumps(value, what=what)

@@ -190,7 +190,7 @@ def interrupts(
     journal: Journal, thread: str, number: int, *, codec: StateCodec
 ) -> tuple[Interrupt, ...]:
     """Return what a run asks people and nobody has answered yet."""
-    decoder = Decoder(codec, journal.payloads)
+    decoder = Decoder(codec, journal.parts)
     found = []
     for step in asking(journal, thread, number):
         for one, (_, tree) in step.open.items():

@@ -78,7 +78,7 @@ def read_parts(journal: Journal, record: Record, names: Iterable[str]) -> dict[s
         SealError: The record does not open.
     """
     trees = unpack(journal.payload(record.seq))
-    decoder = Decoder(ResultCodec(strict_serializer()), journal.payloads)
+    decoder = Decoder(ResultCodec(strict_serializer()), journal.parts)
     return {name: decoder.decode(trees[name], record.refs) for name in names}
 
 

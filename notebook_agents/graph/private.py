@@ -31,6 +31,7 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
+from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
 from langgraph.pregel import _executor as EXECUTORS  # noqa: N812 - what handover.py changes
@@ -55,6 +56,7 @@ __all__ = [
     "NULL_TASK_ID",
     "RESUME",
     "RETURN",
+    "DeltaSnapshot",
     "execution_info",
     "interrupt_id",
     "is_asked_outside",

@@ -113,7 +113,7 @@ class Run:
         record = ends[-1]
         tree, _ = unpack(self._journal.payload(record.seq))
         codec = ResultCodec(strict_serializer(self._allow))
-        return Decoder(codec, self._journal.payloads).decode(tree, record.refs)
+        return Decoder(codec, self._journal.parts).decode(tree, record.refs)
 
     def __repr__(self) -> str:
         return to_text(self.view)

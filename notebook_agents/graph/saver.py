@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,9 @@ from notebook_agents.graph.codec import StateCodec, strict_serializer
 from notebook_agents.graph.history import BATCH, KINDS, History, Place, delta_history
 from notebook_agents.graph.newest import Newest, named, page
 from notebook_agents.journal import Draft
+from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.copying import copy_thread
 from notebook_agents.journal.deleting import settled
-from notebook_agents.journal.values import Encoder
 from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
     )
 
     from notebook_agents.journal import Journal, Record
+
+
+_HELD = 32
+"""Of how many threads and namespaces a saver remembers the values that it stored, in order to tell
+what changed since."""
 
 
 class JournalSaver(BaseCheckpointSaver[int]):
@@ -56,6 +63,7 @@ class JournalSaver(BaseCheckpointSaver[int]):
         super().__init__(serde=strict_serializer(allow))
         self.journal = journal
         self._lines: dict[tuple[str, str], Line] = {}
+        self._held: deque[Line] = deque()
         self._newest = Newest(journal)
 
     # -- writing ------------------------------------------------------------------------------
@@ -377,7 +385,16 @@ class JournalSaver(BaseCheckpointSaver[int]):
                 full,
                 codec=self._codec,
             )
+        self._hold(line)
         return [*encoder.new, draft]
+
+    def _hold(self, line: Line) -> None:
+        """Remember that a line holds on to its values; those of the last few do so."""
+        with suppress(ValueError):
+            self._held.remove(line)
+        self._held.append(line)
+        if len(self._held) > _HELD:
+            self._held.popleft().let_go()
 
     def _writes_drafts(
         self,

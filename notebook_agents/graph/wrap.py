@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
+from langgraph.channels.delta import DeltaChannel
 from langgraph.constants import START
 from langgraph.errors import (
     GraphRecursionError,
@@ -72,11 +73,11 @@ def durable(
 
 
 def message_channels(graph: Graph) -> frozenset[str]:
-    """Return the names of the channels that LangGraph's `add_messages` reduces."""
+    """Return the channels in which LangGraph gives new messages an id."""
     return frozenset(
         name
         for name, channel in graph.channels.items()
-        if getattr(channel, "operator", None) is add_messages
+        if getattr(channel, "operator", None) is add_messages or isinstance(channel, DeltaChannel)
     )
 
 
@@ -116,7 +117,7 @@ class DurableNode(Runnable[Any, Any]):
         name: The node's name.
         driver: The run.
         saver: Where the checkpoints arrive that its intents rest on.
-        messages: The graph's channels that LangGraph's `add_messages` reduces.
+        messages: The graph's channels in which new messages get an id.
         updates: What the graph's nodes may return.
     """
 
@@ -327,7 +328,7 @@ class _Ending:
 
 
 def with_message_ids(value: Any, channels: frozenset[str]) -> Any:
-    """Give new messages the ids that `add_messages` would give them a moment later.
+    """Give new messages the ids that LangGraph would give them a moment later.
 
     So the recorded result is what the state will hold, a replay brings the same ids, and a message
     is stored once and not once with its id and once without.

@@ -200,11 +200,20 @@ class Stale:
         return found
 
     def _refers_to_gone(self, draft: Draft) -> bool:
-        if draft.seq or draft.kind is Kind.DELETION:  # which may name what is gone already
+        if draft.kind is Kind.DELETION:  # which may name what is gone already
             return False
-        return any(
-            within(self._gone, ref if isinstance(ref, int) else ref.seq) for ref in draft.refs
-        )
+        todo, seen = [draft], set[int]()
+        while todo:
+            one = todo.pop()
+            if one.seq or id(one) in seen:
+                continue
+            seen.add(id(one))
+            for ref in one.refs:
+                if within(self._gone, ref if isinstance(ref, int) else ref.seq):
+                    return True
+                if not isinstance(ref, int):  # a chunk, of which somebody else's append is to come
+                    todo.append(ref)
+        return False
 
 
 def _refused(draft: Draft) -> CompactedError:

@@ -144,6 +144,7 @@ class Inspection:
     findings: list[Finding] = field(default_factory=list)
     deletions: list[Record] = field(default_factory=list)
     _dangling: dict[int, list[Record]] = field(default_factory=dict)
+    _below: dict[int, set[int]] = field(default_factory=dict)
 
     def take(self, record: Record) -> bool:
         """Look at the next record; say whether it is to be kept."""
@@ -167,11 +168,18 @@ class Inspection:
             self._find(record, f"has no {', '.join(missing)}", Severity.MINOR)
         if record.kind is Kind.DELETION and not record.refs:
             self.deletions.append(record)
+        lost: set[int] = set()
         for ref in record.refs:
             if ref >= record.seq:
                 self._find(record, f"refers to {ref}, which is not older")
             elif ref not in self.whole:
-                self._dangling.setdefault(ref, []).append(record)
+                lost.add(ref)
+            else:
+                lost |= self._below.get(ref, set())
+        for ref in sorted(lost):
+            self._dangling.setdefault(ref, []).append(record)
+        if lost and record.kind is Kind.CHUNK:  # what refers to a branch needs all its parts
+            self._below[record.seq] = lost
         self._imply(record)
 
     def settle(self, known: Iterable[tuple[int, int]], left_out: compacted.Ranges) -> None:

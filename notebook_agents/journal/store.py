@@ -37,7 +37,7 @@ from notebook_agents.journal.records import Draft, Record, open_payload
 from notebook_agents.journal.schedule import Schedule
 from notebook_agents.journal.sql import Filters, query
 from notebook_agents.journal.trimming import trim
-from notebook_agents.journal.values import Chunks
+from notebook_agents.journal.values import Chunks, complete
 from notebook_agents.journal.wrapped import WrappedKeys
 from notebook_agents.journal.writer import Writer
 from notebook_agents.model import Kind
@@ -311,12 +311,12 @@ class Journal:
         yield from follow(self, since, thread, seconds)
 
     def payloads(self, seqs: Sequence[int]) -> dict[int, bytes]:
-        """Return the opened payloads of the numbered records; those that are nowhere are left out.
+        """Return opened payloads by number, not of what is nowhere; SealError if one is spoilt."""
+        return {seq: payload for seq, (_, payload) in self.parts(seqs).items()}
 
-        Raises:
-            SealError: One does not open.
-        """
-        return {record.seq: self.opened(record) for record in self.sealed(seqs)}
+    def parts(self, seqs: Sequence[int]) -> dict[int, tuple[Sequence[int], bytes]]:
+        """Return references and opened payload of each of the numbered records; see `payloads`."""
+        return {record.seq: (record.refs, self.opened(record)) for record in self.sealed(seqs)}
 
     def sealed(self, seqs: Sequence[int]) -> list[Record]:
         """Return the numbered records with their payloads, sealed, in no order."""
@@ -364,9 +364,8 @@ class Journal:
         # Not under the keys' lock: who reads the history wants that, and this wants the history.
         born = self._queue.scope_born(scope)
         records = self.select(scope=scope, kinds=[Kind.CHUNK], since=born - 1) if born else []
-        known = {record.digest: record.seq for record in records if record.digest}
         with self._keys_lock:
-            return self._chunks.setdefault(scope, Chunks(self.data_key(scope), known))
+            return self._chunks.setdefault(scope, Chunks(self.data_key(scope), complete(records)))
 
     def sql(
         self, statement: str, parameters: dict[str, Any] | None = None

@@ -2,12 +2,14 @@
 
 A value is taken apart: the elements of lists, the values of dicts, and whatever a codec says has
 parts (LangGraph's `Send` and `Command`). A part whose bytes are `CHUNK_FROM` or more becomes a
-record of its own, a *chunk*, found again by a keyed digest within its scope; small neighbours in a
-list share one. What is left is a *tree* that refers to chunks. `store/FORMAT.md` has the
-layout.
+record of its own, a *chunk*, found again by a keyed digest within its scope; small neighbours
+share one. What is left is a *tree* that refers to chunks, and where that is large itself its
+branches are chunks, too: long lists in pages, large dicts in groups, so that a list with one more
+element and a dict with another value share all but what changed. `store/FORMAT.md` has the layout.
 
-A part is serialised each time it is stored, also when nothing about it seems to have changed: an
-element that was changed in place gives other bytes, hence another chunk, and is never missed.
+A part is serialised each time it is stored, unless every container in it is seen to hold the very
+objects that it held (`journal/watch.py`): an element that was changed in place gives other bytes,
+hence another chunk, and is never missed.
 """
 
 from __future__ import annotations
@@ -17,31 +19,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ormsgpack
 
-from notebook_agents.errors import JournalDamagedError, ValueNotKeptError
-from notebook_agents.journal.records import Draft, compress, decompress
-from notebook_agents.model import Kind
+from notebook_agents.errors import JournalDamagedError
+from notebook_agents.journal.records import compress, decompress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from notebook_agents.journal.records import Draft, Record
     from notebook_agents.sealing import DataKey
 
-CHUNK_FROM = 256
-"""Serialised bytes from which a part is a chunk of its own."""
-PAGE = 32
-"""How many small neighbours of a list share a chunk; pages start at multiples of this index."""
-WHOLE_UP_TO = 4096
-"""Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
-every record that refers to it."""
-_ATOMS = frozenset({str, int, float, bool, type(None)})  # their size shows
-_FEW, _SHORT = 8, 64  # elements and characters of what is surely serialised whole
-_DEPTH = 5  # containers inside containers are taken apart this deep, then serialised whole
+    Fetch = Callable[[Sequence[int]], dict[int, tuple[Sequence[int], bytes]]]
 
-LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN = range(10)
-"""What a node of a tree is; the first element of its tuple. The last two refer to another record's
-tree of the same name: `SAME` is that tree, `DELTA` its first elements and then some more."""
+LEAF, CHUNKED, LIST, DICT, PARTS, PAGED, RUN, SAME, DELTA, SPAN, MERGED = range(11)
+"""What a node of a tree is; the first element of its tuple. `SAME` and `DELTA` refer to another
+record's tree of the same name: it is that tree, or its first elements and then some more."""
+BRANCH = "t"
+"""The tag of a chunk that holds no value but a tree, which refers to chunks by its record's own
+references."""
 
 Node = tuple[Any, ...]
+"""As it is built, a node that refers to a chunk has the chunk and its digest; as it is stored, the
+chunk's place among the record's references."""
 
 
 class Codec(Protocol):
@@ -59,6 +57,8 @@ class Codec(Protocol):
 
     part_types: frozenset[type]
     """The types whose values have parts."""
+    objects: frozenset[type]
+    """Types of pydantic models whose bytes depend on their fields only."""
 
     def parts(self, value: Any) -> tuple[str, list[Any]]:
         """Return a tag and the parts of a value of one of `part_types`."""
@@ -83,183 +83,21 @@ class Chunks:
         self._known[digest] = draft
 
 
-class Encoder:
-    """Takes one record's values apart; collects the chunks it needs and does not find.
+def complete(records: Iterable[Record]) -> dict[bytes, int]:
+    """Return the numbers of chunks by digest, without branches of which a part was lost.
 
-    Attributes:
-        new: Chunk records to append before the record itself.
-        refs: What the record refers to; trees name them by their place in here.
-        size: Serialised bytes of all values, chunks that were already there included.
+    To refer to such a branch would lose what is stored anew.
+
+    Args:
+        records: All chunk records of a scope, in order.
     """
-
-    def __init__(
-        self, codec: Codec, chunks: Chunks, *, thread: str, scope: str, token: int | None
-    ) -> None:
-        self._codec = codec
-        self._chunks = chunks
-        self._thread = thread
-        self._scope = scope
-        self._token = token
-        self.new: list[Draft] = []
-        self.refs: list[Draft | int] = []
-        self.size = 0
-
-    def encode(self, value: Any, what: str) -> Node:
-        """Return the tree of `value`; `what` names it in errors.
-
-        Raises:
-            ValueNotKeptError: A part cannot be kept; the message names it.
-        """
-        return self._node(value, what, 0)
-
-    def _node(self, value: Any, what: str, depth: int) -> Node:
-        if depth < _DEPTH:
-            kind = type(value)
-            if kind is list and value:
-                return self._list(value, what, depth)
-            if kind is dict and value and all(type(key) is str for key in value):
-                if _looks_small(value):
-                    with suppress(ValueNotKeptError):  # taken apart, what cannot be kept is named
-                        tag, data = self._codec.dumps(value, what)
-                        if len(data) < CHUNK_FROM:
-                            return self.leaf(tag, data)
-                nodes = [
-                    self._node(item, f"{what}[{key!r}]", depth + 1) for key, item in value.items()
-                ]
-                return self._small((DICT, list(value), nodes), value, what, depth)
-            if kind in self._codec.part_types:
-                tag, parts = self._codec.parts(value)
-                nodes = [self._node(part, f"{what}.{tag}", depth + 1) for part in parts]
-                return (PARTS, tag, nodes)
-        tag, data = self._codec.dumps(value, what)
-        return self.leaf(tag, data)
-
-    def leaf(self, tag: str, data: bytes) -> Node:
-        """Return the tree of a value that is serialised already."""
-        self.size += len(data)
-        if len(data) < CHUNK_FROM:
-            return (LEAF, tag, data)
-        return (CHUNKED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
-
-    def _list(self, value: list[Any], what: str, depth: int) -> Node:
-        nodes: list[Node] = []
-        for start in range(0, len(value), PAGE):
-            page = value[start : start + PAGE]
-            run = self._run_of_small(page, what)
-            if run is None:
-                nodes.extend(
-                    self._element(item, f"{what}[{start + i}]", depth + 1)
-                    for i, item in enumerate(page)
-                )
-            else:
-                nodes.append(run)
-        return (LIST, nodes)
-
-    def _element(self, item: Any, what: str, depth: int) -> Node:
-        """Return the node of a list's element; a dict of moderate size is one chunk."""
-        if type(item) is dict:
-            try:
-                tag, data = self._codec.dumps(item, what)
-            except ValueNotKeptError:
-                return self._node(item, what, depth)  # names the key that cannot be kept
-            if len(data) <= WHOLE_UP_TO:
-                return self.leaf(tag, data)
-        return self._node(item, what, depth)
-
-    def _run_of_small(self, page: list[Any], what: str) -> Node | None:
-        """Return one node for neighbours that are small together, None where one is large.
-
-        The first tells cheaply what the others are like, so that a list of messages is not
-        serialised twice.
-        """
-        kinds = set(map(type, page))
-        if not self._codec.part_types.isdisjoint(kinds):
-            return None
-        if kinds <= _ATOMS:
-            if type(page[0]) is str and len(page[0]) >= CHUNK_FROM:
-                return None
-        elif len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
-            return None
-        try:
-            tag, data = self._codec.dumps(page, what)
-        except ValueNotKeptError:
-            return None  # taken one by one, the one that cannot be kept is named
-        if len(data) > PAGE * CHUNK_FROM // 4:
-            return None
-        self.size += len(data)
-        if len(page) == PAGE:
-            return (PAGED, tag, self._chunk(tag.encode() + b"\0" + data, len(data)))
-        return (RUN, tag, data)
-
-    def _small(self, node: Node, value: Any, what: str, depth: int) -> Node:
-        """Serialise a dict whole if it holds nothing that deserves a chunk."""
-        if depth == 0 or any(child[0] != LEAF for child in node[-1]):
-            return node
-        self.size -= sum(len(child[2]) for child in node[-1])
-        return self.leaf(*self._codec.dumps(value, what))
-
-    def _chunk(self, plain: bytes, size: int) -> Draft | int:
-        digest = self._chunks.key.digest(plain)
-        chunk = self._chunks.find(digest)
-        if chunk is None:
-            chunk = Draft(
-                kind=Kind.CHUNK,
-                thread=self._thread,
-                scope=self._scope,
-                token=self._token,
-                plain=compress(plain),
-                digest=digest,
-                size=size or len(plain),
-            )
-            self._chunks.add(digest, chunk)
-            self.new.append(chunk)
-        return chunk
-
-    def refer(self, target: Draft | int) -> int:
-        """Return the place of `target` among this record's references."""
-        self.refs.append(target)
-        return len(self.refs) - 1
-
-    def placed(self, node: Node) -> Node:
-        """Return a tree as it is stored: chunks by their place among the references."""
-        kind = node[0]
-        if kind in (LEAF, RUN):
-            return node
-        if kind in (CHUNKED, PAGED):
-            return (kind, node[1], self.refer(node[2]))
-        if kind == LIST:
-            return (LIST, self.placed_all(node[1]))
-        return (*node[:-1], [self.placed(child) for child in node[-1]])
-
-    def placed_all(self, nodes: Sequence[Node]) -> list[Node]:
-        """Return a list's nodes as they are stored: neighbouring chunks in one node."""
-        stored: list[Node] = []
-        for node in map(self.placed, nodes):
-            last = stored[-1] if stored else (LEAF,)
-            if node[0] == CHUNKED and last[0] == SPAN and last[1] == node[1]:
-                stored[-1] = (SPAN, node[1], last[2], last[3] + 1)
-            elif node[0] == CHUNKED:
-                stored.append((SPAN, node[1], node[2], 1))
-            else:
-                stored.append(node)
-        return stored
-
-
-def _looks_small(value: dict[str, Any]) -> bool:
-    """Whether a dict is so small and plain that serialising it whole settles it."""
-    return len(value) <= _FEW and all(
-        _is_short(item)
-        or (type(item) is list and len(item) <= 2 and all(map(_is_short, item)))  # an update
-        or (type(item) is dict and not item)
-        for item in value.values()
-    )
-
-
-def _is_short(value: Any) -> bool:
-    kind = type(value)
-    if kind is str or kind is bytes:
-        return len(value) <= _SHORT
-    return kind in _ATOMS
+    known: dict[bytes, int] = {}
+    whole: set[int] = set()
+    for record in records:
+        if record.digest and whole.issuperset(record.refs):
+            known[record.digest] = record.seq
+            whole.add(record.seq)
+    return known
 
 
 def beginning(nodes: Sequence[Any], count: int) -> list[Any]:
@@ -289,13 +127,14 @@ class Decoder:
 
     Args:
         codec: The codec that took them apart.
-        fetch: Returns the plain payloads of chunk records by number.
+        fetch: Returns references and plain payloads of chunk records by number.
     """
 
-    def __init__(self, codec: Codec, fetch: Callable[[Sequence[int]], dict[int, bytes]]) -> None:
+    def __init__(self, codec: Codec, fetch: Fetch) -> None:
         self._codec = codec
         self._fetch = fetch
         self._chunks: dict[int, tuple[str, bytes]] = {}
+        self._branches: dict[int, tuple[Sequence[Any], Sequence[int]]] = {}
 
     def decode(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose record refers to `refs`.
@@ -309,21 +148,40 @@ class Decoder:
         return self.value(node, refs)
 
     def prefetch(self, trees: Sequence[tuple[Sequence[Any], Sequence[int]]]) -> None:
-        """Read the chunks of several trees at once."""
-        wanted = {refs[place] for node, refs in trees for place in _places(node)}
-        missing = sorted(wanted - self._chunks.keys())
-        if not missing:
-            return
-        for seq, payload in self._fetch(missing).items():
-            tag, _, data = decompress(payload).partition(b"\0")
-            self._chunks[seq] = (tag.decode(), data)
-        lost = [seq for seq in missing if seq not in self._chunks]
-        if lost:
-            raise lost_record(lost[0])
+        """Read the chunks of several trees, in one read for each level of branches."""
+        seen: set[int] = set()
+        while trees:
+            wanted = {refs[place] for node, refs in trees for place in _places(node)} - seen
+            missing = sorted(wanted - self._chunks.keys() - self._branches.keys())
+            if missing:
+                self._read(missing)
+            seen |= wanted
+            trees = [self._branches[seq] for seq in wanted if seq in self._branches]
 
-    def keep(self, chunks: Container[int]) -> None:
-        """Forget all but these chunks."""
-        self._chunks = {seq: chunk for seq, chunk in self._chunks.items() if seq in chunks}
+    def _read(self, seqs: Sequence[int]) -> None:
+        for seq, (refs, payload) in self._fetch(seqs).items():
+            tag, _, data = decompress(payload).partition(b"\0")
+            if any(ref >= seq for ref in refs):  # or it could be a part of itself
+                raise JournalDamagedError(f"record {seq} refers to one that is not older")
+            if tag.decode() == BRANCH:
+                self._branches[seq] = (ormsgpack.unpackb(data), refs)
+            else:
+                self._chunks[seq] = (tag.decode(), data)
+        for seq in seqs:
+            if seq not in self._chunks and seq not in self._branches:
+                raise lost_record(seq)
+
+    def keep(self, chunks: Iterable[int]) -> None:
+        """Forget all but these chunks, and what they are made of."""
+        kept: set[int] = set()
+        todo = list(chunks)
+        while todo:
+            seq = todo.pop()
+            if seq not in kept:
+                kept.add(seq)
+                todo += self._branches[seq][1] if seq in self._branches else ()
+        self._chunks = {seq: chunk for seq, chunk in self._chunks.items() if seq in kept}
+        self._branches = {seq: tree for seq, tree in self._branches.items() if seq in kept}
 
     def value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose chunks were read before; see `decode`."""
@@ -331,13 +189,16 @@ class Decoder:
         if kind == LEAF:
             return self._codec.loads(node[1], node[2])
         if kind == CHUNKED:
-            return self._codec.loads(*self._chunks[refs[node[2]]])
+            return self._chunk_value(refs[node[2]])
         if kind == LIST:
             return self._list(node[1], refs)
         if kind == DICT:
             return {
                 key: self.value(child, refs) for key, child in zip(node[1], node[2], strict=True)
             }
+        if kind == MERGED:
+            groups = [self.value(child, refs) for child in node[1]]
+            return {key: item for group in groups for key, item in group.items()}
         return self._codec.whole(node[1], [self.value(child, refs) for child in node[2]])
 
     def _list(self, nodes: Sequence[Any], refs: Sequence[int]) -> list[Any]:
@@ -347,15 +208,22 @@ class Decoder:
                 places = range(child[2], child[2] + child[3])
                 items += self._chunk_values([refs[place] for place in places])
             elif child[0] == PAGED:
-                items += self._codec.loads(*self._chunks[refs[child[2]]])
+                items += self._chunk_value(refs[child[2]])
             elif child[0] == RUN:
                 items += self._codec.loads(child[1], child[2])
             else:
                 items.append(self.value(child, refs))
         return items
 
+    def _chunk_value(self, seq: int) -> Any:
+        if seq in self._branches:
+            return self.value(*self._branches[seq])
+        return self._codec.loads(*self._chunks[seq])
+
     def _chunk_values(self, seqs: Sequence[int]) -> list[Any]:
         """Return the values of neighbouring chunks; of MessagePack all at once, as one array."""
+        if not self._branches.keys().isdisjoint(seqs):
+            return [self._chunk_value(seq) for seq in seqs]
         chunks = [self._chunks[seq] for seq in seqs]
         if len(chunks) > 1 and {tag for tag, _ in chunks} == {"m"}:
             header = b"\xdd" + len(chunks).to_bytes(4)

@@ -376,7 +376,7 @@ class Writer:
         else:
             for draft in self._numbered:
                 if draft.kind is _CHUNK:
-                    draft.plain = b""  # only its number is needed from now on
+                    draft.plain, draft.refs = b"", ()  # only its number is needed from now on
             for ticket in batch:
                 if not ticket.done:
                     ticket.finish(commit=commit)

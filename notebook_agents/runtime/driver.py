@@ -16,7 +16,8 @@ from notebook_agents import faults, ids
 from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
-from notebook_agents.journal.values import Codec, Decoder, Encoder, pack, unpack
+from notebook_agents.journal.chunking import Encoder
+from notebook_agents.journal.values import Codec, Decoder, pack, unpack
 from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
@@ -336,7 +337,7 @@ class RunDriver:
     def decision(self, record: Record) -> tuple[Said, Any]:
         """Return what a person said in a decision, and with which value."""
         _, _, tree = unpack(self.journal.payload(record.seq))
-        decoder = Decoder(self.codec, self.journal.payloads)
+        decoder = Decoder(self.codec, self.journal.parts)
         value = None if tree is None else decoder.decode(tree, record.refs)
         return Said(record.name or ""), value
 
@@ -535,7 +536,7 @@ class RunDriver:
         """Return the value in a committed record's payload."""
         tree = unpack(self.journal.payload(record.seq))
         refs = [ref if isinstance(ref, int) else ref.seq for ref in record.refs]
-        return Decoder(self.codec, self.journal.payloads).decode(tree, refs)
+        return Decoder(self.codec, self.journal.parts).decode(tree, refs)
 
     def draft(self, kind: Kind, **columns: Any) -> Draft:
         """Return a draft of this run under this driver's token."""

@@ -25,6 +25,7 @@ NAMES = (
     "imports",
     "fsyncs",
     "size",
+    "growth",
     "resume",
     "overhead",
     "lookups",

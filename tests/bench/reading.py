@@ -299,7 +299,7 @@ def _later(journal: na.Journal, thread: str, after: str) -> None:
 
 def _replay(journal: na.Journal, thread: str) -> None:
     """Go through the records of a thread in order, and put what its steps returned together."""
-    decoder = Decoder(ResultCodec(strict_serializer()), journal.payloads)
+    decoder = Decoder(ResultCodec(strict_serializer()), journal.parts)
     state: dict[str, Any] = {}
     seen = 0
     while records := journal.select(thread=thread, since=seen, limit=10_000):
