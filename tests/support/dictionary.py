@@ -227,7 +227,7 @@ class Desk:
 
     def results(self, thread: str) -> dict[tuple[int, str], Any]:
         """Return what a thread's steps returned."""
-        decoder = Decoder(ResultCodec(strict_serializer()), self.journal.payloads)
+        decoder = Decoder(ResultCodec(strict_serializer()), self.journal.parts)
         return {
             (record.run or 0, record.step or ""): decoder.decode(
                 unpack(self.journal.payload(record.seq)), record.refs
