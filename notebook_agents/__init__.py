@@ -84,3 +84,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Do what `%load_ext notebook_agents` asks for: give the shell `%agents`."""
+    import_module("notebook_agents.ui.magics").register(shell)

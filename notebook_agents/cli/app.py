@@ -13,6 +13,7 @@ from notebook_agents.cli.cancel import cancel
 from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.fork import fork
 from notebook_agents.cli.journal import journal as journal_group
+from notebook_agents.cli.kernel import kernel
 from notebook_agents.cli.log import log
 from notebook_agents.cli.options import (
     existing_journal,
@@ -325,6 +326,7 @@ app.add_command(fork)
 app.add_command(delete)
 app.add_command(log)
 app.add_command(journal_group)
+app.add_command(kernel)
 
 
 def _refuse(**options: object) -> None:

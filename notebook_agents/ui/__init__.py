@@ -1,0 +1,1 @@
+"""What people see and press in a notebook; everything that it shows is read from the journal."""

@@ -1,0 +1,221 @@
+"""`%agents`: what na.unfinished, na.resume and a run's own display do, in one word of a cell."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents.errors import NotebookAgentsError, UnknownThreadError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from notebook_agents.graph.run import Run
+    from notebook_agents.journal import Journal
+    from notebook_agents.model import ThreadInfo
+
+HELP = """\
+%agents                  the threads of this folder's journal, the newest first (%agents list)
+%agents show [THREAD]    the newest run of a thread, step by step
+%agents resume [THREAD]  go on with it: what returned is not run again
+%agents stop [THREAD]    let no further step begin in a run of this kernel; resume goes on with it
+%agents help             this
+
+Without THREAD it is this notebook's newest run: for resume the newest that is unfinished, for stop
+the one that runs. An answer is given by na.resume(THREAD, answer=...), and na.cancel(THREAD) ends a
+run for good."""
+_MOST = 20
+"""Threads in a list; the command line shows all."""
+_HEADS = ("thread", "agent", "status", "steps", "changed", "notebook")
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+def register(shell: Any) -> None:
+    """Give a shell `%agents`, with completion; harmless where it has it."""
+
+    def agents(line: str) -> Any:
+        from IPython.core.error import UsageError as Said
+
+        try:
+            return run(line)
+        except NotebookAgentsError as error:  # one sentence, which says what to do; no traceback
+            raise Said(str(error)) from None
+
+    agents.__doc__ = HELP
+    shell.register_magic_function(agents, "line", "agents")
+    shell.set_hook("complete_command", _complete, str_key="%agents")
+
+
+def run(line: str) -> Any:
+    """Do what follows `%agents`.
+
+    Returns:
+        What is shown: a `Run`, a `Listing`, or None where something was printed.
+
+    Raises:
+        UsageError: There is no such word, thread, or run.
+        NotebookAgentsError: What the call raised.
+    """
+    word, _, rest = line.strip().partition(" ")
+    name = _unquoted(rest.strip())
+    command = _COMMANDS.get(word or "list")
+    if command is None:
+        near = get_close_matches(word, _COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(_COMMANDS)}"
+        raise UsageError(f"there is no %agents {word}: {hint}")
+    if name is not None and word in ("list", "help"):
+        raise UsageError(f"%agents {word} takes no thread: leave {name!r} out")
+    return command(name)
+
+
+class Listing(list["ThreadInfo"]):
+    """Threads, as `na.unfinished` returns them, that show themselves as a table."""
+
+    def __repr__(self) -> str:
+        rows = [_HEADS, *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *self._rest()]) if self else "no threads yet"
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<p>no threads yet</p>"
+        heads = "".join(f"<th>{name}</th>" for name in _HEADS)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+            for row in self._rows()
+        )
+        rest = "".join(f"<p>{line}</p>" for line in self._rest())
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{rest}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        from notebook_agents.runtime.timeline import clean, status_text
+
+        now = datetime.now(UTC)
+        return [
+            (
+                clean(info.thread),
+                clean(info.agent or "–"),
+                status_text(info.status) if info.run else "–",
+                str(info.returned),
+                f"{_age((now - info.updated).total_seconds())} ago",
+                clean(_place(info.notebook)),
+            )
+            for info in self[:_MOST]
+        ]
+
+    def _rest(self) -> list[str]:
+        more = len(self) - _MOST
+        return [f"and {more} older: notebook-agents list shows all"] if more > 0 else []
+
+
+def _list(_: str | None) -> Listing:
+    return Listing(_journal().threads())
+
+
+def _show(name: str | None) -> Run:
+    from notebook_agents.graph.run import Run
+
+    journal = _journal()
+    info = journal.thread(name) if name is not None else _newest(journal)
+    shown = Run(journal, info.thread, info.run)
+    shown.view  # noqa: B018 - read here, so that what is wrong is said in one sentence
+    return shown
+
+
+def _resume(name: str | None) -> Run:
+    from notebook_agents.graph.resume import resume
+
+    return resume(name)
+
+
+def _stop(name: str | None) -> None:
+    from notebook_agents.graph.drive import going
+    from notebook_agents.journal.claims import busy
+
+    journal = _journal()
+    if name is None:
+        running = sorted(journal.driving)
+        if len(running) != 1:
+            what = f"say which: {', '.join(running)}" if running else "there is nothing to stop"
+            raise UnknownThreadError(f"this kernel runs {len(running)} threads: {what}")
+        name = running[0]
+    journal.thread(name)  # raises if there is none
+    drive, head = going(journal, name), journal.head(name)
+    if drive is not None:
+        drive.driver.stopped = True
+        print(  # noqa: T201 - what a magic says
+            f"{name} begins no further step: what runs now is let finish, and "
+            f"%agents resume {name} goes on behind it"
+        )
+    elif head is not None and head.driven:
+        raise busy(head, "stop it there, or end it for good with na.cancel")
+    else:
+        raise UnknownThreadError(f"thread {name!r} does not run now: there is nothing to stop")
+
+
+def _help(_: str | None) -> None:
+    print(HELP)  # noqa: T201 - what a magic says
+
+
+_COMMANDS: dict[str, Callable[[str | None], Any]] = {
+    "list": _list,
+    "show": _show,
+    "resume": _resume,
+    "stop": _stop,
+    "help": _help,
+}
+
+
+def _journal() -> Journal:
+    from notebook_agents.graph.folder import default_journal
+
+    return default_journal(create=False)
+
+
+def _newest(journal: Journal) -> ThreadInfo:
+    """Return the thread of this notebook's newest run; of any, where none is of this notebook."""
+    from notebook_agents.runtime.origin import here
+
+    notebook = here().notebook
+    runs = [info for info in journal.threads() if info.run]
+    if not runs:
+        raise UnknownThreadError(f"no agent has run yet with the journal in {journal.home}")
+    return next((info for info in runs if info.notebook == notebook), runs[0])
+
+
+def _complete(_shell: Any, event: Any) -> Sequence[str]:
+    """Return the words that may stand where the cursor is."""
+    before = event.line[: len(event.line) - len(event.symbol)].split()
+    if len(before) == 1:
+        return list(_COMMANDS)
+    if before[1:] not in (["show"], ["resume"], ["stop"]):
+        return []
+    try:
+        return [info.thread for info in _journal().threads()]
+    except NotebookAgentsError:  # whoever runs the line is told
+        return []
+
+
+def _unquoted(name: str) -> str | None:
+    """Return a thread's name as it was typed, also with quotation marks; None if there is none."""
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
+        name = name[1:-1]
+    return name or None
+
+
+def _age(seconds: float) -> str:
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _place(notebook: str | None) -> str:
+    if notebook is None:
+        return ""
+    path, folder = Path(notebook), Path.cwd()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -1,0 +1,234 @@
+"""The kernel that says what is unfinished: installed, started for real, taken away again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+import notebook_agents as na
+from notebook_agents.errors import UsageError
+from notebook_agents.notebook import kernelspec
+from notebook_agents.notebook.headless import KernelDiedError, run_notebook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PLAN = """\
+import os, signal
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+import notebook_agents as na
+
+class State(TypedDict, total=False):
+    x: int
+
+@na.step
+def double(x):
+    return 2 * x
+
+def first(state: State):
+    return {"x": double(double(state["x"]))}
+
+def second(state: State):
+    if END == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if END == "fail":
+        raise RuntimeError("out of order")
+    return {"x": interrupt("how many?")}
+
+graph = StateGraph(State).add_sequence([first, second]).add_edge(START, "first")
+run = na.Agent(graph, name="plan").run({"x": 1}, thread=THREAD)"""
+
+
+@pytest.fixture(autouse=True)
+def kernel() -> None:
+    """Install the kernel for the user that every test has for itself."""
+    kernelspec.install(kernelspec.Place(user=True))
+
+
+def notebook(folder: Path, *sources: str) -> list[str]:
+    """Run cells in the kernel as the notebook `plan.ipynb`; return what each shows."""
+    path = folder / "plan.ipynb"
+    nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+    path.write_text(nbformat.writes(nb))
+    out = folder / "out.ipynb"
+    run_notebook(path, out=out, kernel_name="notebook-agents")
+    return [
+        "\n".join(
+            part.get("text") or part.get("data", {}).get("text/plain") or "\n".join(part.traceback)
+            for part in cell.outputs
+        )
+        for cell in nbformat.read(out, as_version=4).cells
+    ]
+
+
+def leave(folder: Path, thread: str, end: str = "kill") -> None:
+    """Leave a run behind whose first node and its two calls returned."""
+    cell = f"END, THREAD = {end!r}, {thread!r}\n{PLAN}"
+    if end == "kill":
+        with pytest.raises(KernelDiedError):
+            notebook(folder, cell)
+    else:
+        notebook(
+            folder,
+            cell if end != "fail" else f"try:\n    exec({cell!r})\nexcept RuntimeError: pass",
+        )
+
+
+@pytest.mark.crash
+def test_the_first_cell_says_what_a_killed_kernel_left_and_no_other_does(tmp_path: Path) -> None:
+    """One quiet line, once; and the magic is there without %load_ext."""
+    leave(tmp_path, "research-plan")
+
+    first, second, third = notebook(tmp_path, "1 + 1", "2 + 2", "%agents show research-plan")
+
+    line = "1 unfinished run here: research-plan, 3 of 4 steps safe; %agents resume goes on with it"
+    assert first == f"{line}\n2"
+    assert second == "4"
+    assert "3 of 4 steps returned" in third  # the same words as in the line
+
+
+@pytest.mark.crash
+def test_what_is_unfinished_in_another_notebook_is_not_said(tmp_path: Path) -> None:
+    """The line is about this notebook; a folder has many."""
+    leave(tmp_path, "research-plan")
+    (tmp_path / "plan.ipynb").rename(tmp_path / "other.ipynb")
+    path = tmp_path / "new.ipynb"
+    path.write_text(nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])))
+
+    run_notebook(path, out=tmp_path / "out.ipynb", kernel_name="notebook-agents")
+
+    (cell,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    assert [part["data"]["text/plain"] for part in cell.outputs] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("ask", "1 run waits for an answer here: t, 3 of 4 steps safe; %agents show shows what it"),
+        ("fail", "1 failed run here: t, 3 of 4 steps safe; %agents resume goes on behind what"),
+    ],
+)
+def test_a_run_that_waits_or_failed_is_called_so(tmp_path: Path, end: str, says: str) -> None:
+    """What to do next differs, so the line does."""
+    leave(tmp_path, "t", end)
+
+    assert notebook(tmp_path, "1 + 1")[0].startswith(says)
+
+
+def test_several_are_counted_and_the_first_is_named_first(tmp_path: Path) -> None:
+    """The line stays one line however many there are."""
+    cells = [f"END, THREAD = 'ask', 't{number}'\n{PLAN}" for number in range(5)]
+    notebook(tmp_path, *cells)
+
+    said = notebook(tmp_path, "None")[0]
+
+    assert said == (
+        "5 unfinished runs here: t4, t3, t2 and 2 more; %agents lists them, "
+        "%agents resume goes on with the first"
+    )
+
+
+def test_nothing_is_said_and_nothing_made_where_nothing_is_unfinished(tmp_path: Path) -> None:
+    """No journal: no line, and none is made by looking. A finished run: no line either."""
+    assert notebook(tmp_path, "1 + 1") == ["2"]
+    assert not (tmp_path / ".notebook_agents").exists()
+    leave(tmp_path, "t", "ask")
+    na.cancel("t", journal=na.Journal.open(tmp_path / ".notebook_agents"))
+    assert notebook(tmp_path, "1 + 1") == ["2"]
+
+
+@pytest.mark.parametrize("harm", ["queue", "key"])
+def test_a_journal_that_cannot_be_read_is_one_line_and_the_kernel_starts(
+    tmp_path: Path, harm: str
+) -> None:
+    """Whatever is wrong with the journal, the cell runs."""
+    leave(tmp_path, "t", "ask")
+    home = tmp_path / ".notebook_agents"
+    if harm == "queue":
+        (home / "queue.sqlite").write_bytes(b"nothing of the kind" * 1000)
+    else:
+        (home / "queue.sqlite").unlink()
+
+    (said,) = notebook(tmp_path, "1 + 1")
+
+    line, result = said.splitlines()
+    assert line.startswith(f"The journal in {home} cannot be read: ")
+    assert result == "2"
+
+
+def test_a_cell_that_is_not_in_the_history_does_not_take_the_line(tmp_path: Path) -> None:
+    """What tools run in a kernel unseen is not what a person runs first."""
+    leave(tmp_path, "t", "ask")
+    program = f"""
+import os, sys
+os.chdir({str(tmp_path)!r})
+os.environ["JPY_SESSION_NAME"] = {str(tmp_path / "plan.ipynb")!r}
+from IPython.testing.globalipapp import start_ipython
+shell = start_ipython()
+shell.extension_manager.load_extension({kernelspec.EXTENSION!r})
+print("duckdb" in sys.modules, "cryptography" in sys.modules or "langgraph" in sys.modules)
+published = []
+shell.display_pub.publish = lambda data, **_: published.append(data["text/plain"])
+shell.run_cell("x = 1", store_history=False)
+print(len(published))
+shell.run_cell("x = 2", store_history=True)
+shell.run_cell("x = 3", store_history=True)
+print(len(published))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["False", "False", "0", "1"]
+
+
+# -- installing --------------------------------------------------------------------------------
+
+
+def test_install_and_uninstall_by_the_command_line(
+    tmp_path: Path, cli: Callable[..., None]
+) -> None:
+    """A kernel under a name of its own in an environment, found by Jupyter, and gone again."""
+    place = ("--prefix", str(tmp_path / "venv"), "--name", "mine")
+    done = cli("kernel", "install", *place, "--display-name", "My Python", "--json")
+    folder = tmp_path / "venv" / "share" / "jupyter" / "kernels" / "mine"
+    assert json.loads(done.out) == {"name": "mine", "folder": str(folder)}
+    spec = json.loads((folder / "kernel.json").read_text())
+    assert (spec["display_name"], spec["argv"][0]) == ("My Python", sys.executable)
+
+    assert cli("kernel", "uninstall", *place).out.strip() == str(folder)
+    assert not folder.exists()
+    again = cli("kernel", "uninstall", *place)
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "there is no kernel 'mine'" in again.err
+
+
+def test_another_kernel_is_neither_replaced_nor_removed(tmp_path: Path) -> None:
+    """A kernel that something else installed stays as it is."""
+    place = kernelspec.Place(prefix=str(tmp_path))
+    folder = place.folder("python3")
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps({"argv": ["python"], "display_name": "P"}))
+    for act in (kernelspec.install, kernelspec.uninstall):
+        with pytest.raises(UsageError, match="is another kernel"):
+            act(place, name="python3")
+    assert json.loads((folder / "kernel.json").read_text())["argv"] == ["python"]
+
+
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path, cli: Callable[..., None]) -> None:
+    """A name that is none, two places at once, and a folder that is a file."""
+    with pytest.raises(UsageError, match="is no name for a kernel"):
+        kernelspec.install(kernelspec.Place(user=True), name="a b/../c")
+    both = cli("kernel", "install", "--user", "--prefix", str(tmp_path))
+    assert both.code == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be written .* --user"):
+        kernelspec.install(kernelspec.Place(prefix=str(tmp_path / "file")))
