@@ -93,11 +93,6 @@ class RunStatus(StrEnum):
         """Whether nothing is left to resume."""
         return self in (RunStatus.SUCCEEDED, RunStatus.CANCELLED)
 
-    @property
-    def resumable(self) -> bool:
-        """Whether somebody can go on with it: it is not finished, and nobody drives it."""
-        return not self.finished and self is not RunStatus.RUNNING
-
 
 class Outcome(StrEnum):
     """How an attempt of a step ended."""

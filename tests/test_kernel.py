@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -146,22 +147,25 @@ def test_nothing_is_said_and_nothing_made_where_nothing_is_unfinished(tmp_path: 
     assert notebook(tmp_path, "1 + 1") == ["2"]
 
 
-@pytest.mark.parametrize("harm", ["queue", "key"])
+@pytest.mark.parametrize("harm", ["spoilt", "lost", "file"])
 def test_a_journal_that_cannot_be_read_is_one_line_and_the_kernel_starts(
     tmp_path: Path, harm: str
 ) -> None:
     """Whatever is wrong with the journal, the cell runs."""
     leave(tmp_path, "t", "ask")
     home = tmp_path / ".notebook_agents"
-    if harm == "queue":
+    if harm == "spoilt":
         (home / "queue.sqlite").write_bytes(b"nothing of the kind" * 1000)
-    else:
+    elif harm == "lost":
         (home / "queue.sqlite").unlink()
+    else:
+        shutil.rmtree(home)
+        home.touch()
 
     (said,) = notebook(tmp_path, "1 + 1")
 
     line, result = said.splitlines()
-    assert line.startswith(f"The journal in {home} cannot be read: ")
+    assert line.startswith("The journal of this notebook cannot be read: ")
     assert result == "2"
 
 

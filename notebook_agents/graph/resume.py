@@ -17,7 +17,7 @@ from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.people import NO_ANSWER
 from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run
-from notebook_agents.model import Kind
+from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.decisions import decide
 from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.origin import here
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
+
+_RESUMABLE = (
+    RunStatus.PENDING,
+    RunStatus.ORPHANED,
+    RunStatus.FAILED,
+    RunStatus.WAITING,
+    RunStatus.IN_DOUBT,
+)
 
 
 def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:
@@ -40,7 +48,7 @@ def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:
         NoJournalError: There is none here.
     """
     journal = journal or default_journal(create=False)
-    return [info for info in journal.threads() if info.agent and info.status.resumable]
+    return [info for info in journal.threads() if info.agent and info.status in _RESUMABLE]
 
 
 def resume(
@@ -137,7 +145,7 @@ def _newest(journal: Journal) -> str:
     found = [
         info
         for info in journal.threads()
-        if info.agent and (info.status.resumable or was_left(journal.id, info.thread))
+        if info.agent and (info.status in _RESUMABLE or was_left(journal.id, info.thread))
     ]
     notebook = here().notebook
     if notebook is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents import settings
 from notebook_agents.errors import NoJournalError
+from notebook_agents.model import RunStatus
 from notebook_agents.ui.magics import register
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from notebook_agents.model import ThreadInfo
 
 _NAMED = 3
+_NOTHING_TO_DO = (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.RUNNING)
 _WHAT = {
-    "waiting": ("run waits for an answer", "runs wait for an answer", "shows what it asks"),
-    "in_doubt": ("run has a step in doubt", "runs have a step in doubt", "says what to do"),
-    "failed": ("failed run", "failed runs", "goes on behind what returned"),
+    RunStatus.WAITING: ("run waits for an answer", "show", "shows what it asks"),
+    RunStatus.IN_DOUBT: ("run has a step in doubt", "show", "says what to do"),
+    RunStatus.FAILED: ("failed run", "resume", "goes on behind what returned"),
 }
-_UNFINISHED = ("unfinished run", "unfinished runs", "goes on with it")
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -52,14 +53,12 @@ def unfinished_line() -> str | None:
         The line; None where nothing is unfinished, no journal is here, or no notebook is known.
     """
     try:
-        home = settings.journal_home(create=False)
+        return _line(settings.journal_home(create=False))
     except NoJournalError:
         return None
-    try:
-        return _line(home)
     except Exception as error:  # noqa: BLE001 - told: a kernel starts whatever is broken
         said = " ".join(str(error).split()) or type(error).__name__
-        return f"The journal in {home} cannot be read: {said}"
+        return f"The journal of this notebook cannot be read: {said}"
 
 
 def _line(home: Path) -> str | None:
@@ -73,7 +72,7 @@ def _line(home: Path) -> str | None:
         found = [
             info
             for info in journal.threads()
-            if info.agent and info.notebook == notebook and info.status.resumable
+            if info.agent and info.notebook == notebook and info.status not in _NOTHING_TO_DO
         ]
         if not found:
             return None
@@ -91,10 +90,9 @@ def _told(journal: Journal, found: list[ThreadInfo]) -> str:
             "%agents resume goes on with the first"
         )
     [info] = found
-    one, _, then = _WHAT.get(str(info.status), _UNFINISHED)
+    one, word, then = _WHAT.get(info.status, ("unfinished run", "resume", "goes on with it"))
     returned, begun = _steps(journal, info)
     steps = f"{returned} of {begun} steps safe" if begun else "no step has begun"
-    word = "show" if str(info.status) in ("waiting", "in_doubt") else "resume"
     return f"1 {one} here: {clean(info.thread)}, {steps}; %agents {word} {then}"
 
 

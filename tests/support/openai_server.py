@@ -181,10 +181,10 @@ def _events(call: ModelCall, message: dict[str, Any]) -> Iterator[bytes]:
     if text := message["content"]:
         deltas += [{"content": word + " "} for word in text.split(" ")[:-1]]
         deltas.append({"content": text.split(" ")[-1]})
-    for tool_call in message.get("tool_calls", ()):
+    for index, tool_call in enumerate(message.get("tool_calls", ())):
         function = tool_call["function"]
-        opened = {**tool_call, "index": 0, "function": {**function, "arguments": ""}}
-        rest = {"index": 0, "function": {"arguments": function["arguments"]}}
+        opened = {**tool_call, "index": index, "function": {**function, "arguments": ""}}
+        rest = {"index": index, "function": {"arguments": function["arguments"]}}
         deltas += [{"tool_calls": [opened]}, {"tool_calls": [rest]}]
     choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": _reason(message)})
