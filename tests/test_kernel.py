@@ -6,11 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from support.checks import State, add, ask, chain
 
 import notebook_agents as na
 from notebook_agents.errors import UsageError
@@ -21,11 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PLAN = """\
+KILLED = """\
 import os, signal
 from typing import TypedDict
 from langgraph.graph import START, StateGraph
-from langgraph.types import interrupt
 import notebook_agents as na
 
 class State(TypedDict, total=False):
@@ -39,14 +41,10 @@ def first(state: State):
     return {"x": double(double(state["x"]))}
 
 def second(state: State):
-    if END == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if END == "fail":
-        raise RuntimeError("out of order")
-    return {"x": interrupt("how many?")}
+    os.kill(os.getpid(), signal.SIGKILL)
 
 graph = StateGraph(State).add_sequence([first, second]).add_edge(START, "first")
-run = na.Agent(graph, name="plan").run({"x": 1}, thread=THREAD)"""
+na.Agent(graph, name="plan").run({"x": 1}, thread="research-plan")"""
 
 
 @pytest.fixture(autouse=True)
@@ -71,23 +69,33 @@ def notebook(folder: Path, *sources: str) -> list[str]:
     ]
 
 
-def leave(folder: Path, thread: str, end: str = "kill") -> None:
-    """Leave a run behind whose first node and its two calls returned."""
-    cell = f"END, THREAD = {end!r}, {thread!r}\n{PLAN}"
-    if end == "kill":
-        with pytest.raises(KernelDiedError):
-            notebook(folder, cell)
-    else:
-        notebook(
-            folder,
-            cell if end != "fail" else f"try:\n    exec({cell!r})\nexcept RuntimeError: pass",
-        )
+def kill(folder: Path) -> None:
+    """Leave a run behind whose kernel died; its first node and two calls had returned."""
+    with pytest.raises(KernelDiedError):
+        notebook(folder, KILLED)
+
+
+def fail(state: State) -> State:
+    """Raise: a node."""
+    raise RuntimeError("out of order")
+
+
+def leave(folder: Path, node: Callable[[State], State], *threads: str) -> None:
+    """Leave runs of the notebook behind that ask or failed, as a kernel that was shut down does."""
+    names = {"__vsc_ipynb_file__": str(folder / "plan.ipynb")}
+    shell = SimpleNamespace(kernel=None, user_ns=names)
+    with pytest.MonkeyPatch.context() as patch, na.Journal.open() as journal:
+        patch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        agent = na.Agent(chain(add, node), "plan", journal)
+        for thread in threads:
+            with suppress(RuntimeError):
+                agent.run({"n": 1}, thread=thread)
 
 
 @pytest.mark.crash
 def test_the_first_cell_says_what_a_killed_kernel_left_and_no_other_does(tmp_path: Path) -> None:
     """One quiet line, once; and the magic is there without %load_ext."""
-    leave(tmp_path, "research-plan")
+    kill(tmp_path)
 
     first, second, third = notebook(tmp_path, "1 + 1", "2 + 2", "%agents show research-plan")
 
@@ -100,7 +108,7 @@ def test_the_first_cell_says_what_a_killed_kernel_left_and_no_other_does(tmp_pat
 @pytest.mark.crash
 def test_what_is_unfinished_in_another_notebook_is_not_said(tmp_path: Path) -> None:
     """The line is about this notebook; a folder has many."""
-    leave(tmp_path, "research-plan")
+    kill(tmp_path)
     (tmp_path / "plan.ipynb").rename(tmp_path / "other.ipynb")
     path = tmp_path / "new.ipynb"
     path.write_text(nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])))
@@ -112,23 +120,24 @@ def test_what_is_unfinished_in_another_notebook_is_not_said(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("end", "says"),
+    ("node", "says"),
     [
-        ("ask", "1 run waits for an answer here: t, 3 of 4 steps safe; %agents show shows what it"),
-        ("fail", "1 failed run here: t, 3 of 4 steps safe; %agents resume goes on behind what"),
+        (ask, "1 run waits for an answer here: t, 1 of 2 steps safe; %agents show shows what it"),
+        (fail, "1 failed run here: t, 1 of 2 steps safe; %agents resume goes on behind what"),
     ],
 )
-def test_a_run_that_waits_or_failed_is_called_so(tmp_path: Path, end: str, says: str) -> None:
+def test_a_run_that_waits_or_failed_is_called_so(
+    tmp_path: Path, node: Callable[[State], State], says: str
+) -> None:
     """What to do next differs, so the line does."""
-    leave(tmp_path, "t", end)
+    leave(tmp_path, node, "t")
 
     assert notebook(tmp_path, "1 + 1")[0].startswith(says)
 
 
 def test_several_are_counted_and_the_first_is_named_first(tmp_path: Path) -> None:
     """The line stays one line however many there are."""
-    cells = [f"END, THREAD = 'ask', 't{number}'\n{PLAN}" for number in range(5)]
-    notebook(tmp_path, *cells)
+    leave(tmp_path, ask, "t0", "t1", "t2", "t3", "t4")
 
     said = notebook(tmp_path, "None")[0]
 
@@ -142,8 +151,9 @@ def test_nothing_is_said_and_nothing_made_where_nothing_is_unfinished(tmp_path: 
     """No journal: no line, and none is made by looking. A finished run: no line either."""
     assert notebook(tmp_path, "1 + 1") == ["2"]
     assert not (tmp_path / ".notebook_agents").exists()
-    leave(tmp_path, "t", "ask")
-    na.cancel("t", journal=na.Journal.open(tmp_path / ".notebook_agents"))
+    leave(tmp_path, ask, "t")
+    with na.Journal.open() as journal:
+        na.cancel("t", journal=journal)
     assert notebook(tmp_path, "1 + 1") == ["2"]
 
 
@@ -152,7 +162,7 @@ def test_a_journal_that_cannot_be_read_is_one_line_and_the_kernel_starts(
     tmp_path: Path, harm: str
 ) -> None:
     """Whatever is wrong with the journal, the cell runs."""
-    leave(tmp_path, "t", "ask")
+    leave(tmp_path, ask, "t")
     home = tmp_path / ".notebook_agents"
     if harm == "spoilt":
         (home / "queue.sqlite").write_bytes(b"nothing of the kind" * 1000)
@@ -171,7 +181,7 @@ def test_a_journal_that_cannot_be_read_is_one_line_and_the_kernel_starts(
 
 def test_a_cell_that_is_not_in_the_history_does_not_take_the_line(tmp_path: Path) -> None:
     """What tools run in a kernel unseen is not what a person runs first."""
-    leave(tmp_path, "t", "ask")
+    leave(tmp_path, ask, "t")
     program = f"""
 import os, sys
 os.chdir({str(tmp_path)!r})

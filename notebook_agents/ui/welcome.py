@@ -7,6 +7,7 @@ of the first cell that a person runs. Nothing is read, and next to nothing impor
 
 from __future__ import annotations
 
+import re
 import threading
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
+_COMMAND = re.compile("%agents(?: resume| show)?")
 _NAMED = 3
 _NOTHING_TO_DO = (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.RUNNING)
 _WHAT = {
@@ -108,5 +110,6 @@ def _steps(journal: Journal, info: ThreadInfo) -> tuple[int, int]:
 
 def _show(shell: Any, line: str) -> None:
     # No colours of its own: the notebook is light or dark.
-    html = f'<div role="note" style="opacity:.75">{escape(line)}</div>'
+    text = _COMMAND.sub(r"<code>\g<0></code>", escape(line))
+    html = f'<div role="note" style="opacity:.75">{text}</div>'
     shell.display_pub.publish({"text/plain": line, "text/html": html})
