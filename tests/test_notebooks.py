@@ -58,9 +58,8 @@ def model() -> Iterator[ShopModel]:
 @pytest.fixture
 def chat(example: Callable[..., Example], model: ShopModel) -> Example:
     """Have the notebook talk to that model through OpenAI's own client."""
-    parameters = {"MODEL": "openai:gpt-scripted-1", "BASE_URL": f"{model.url}/v1", "SECONDS": 0.0}
     environment = {"OPENAI_API_KEY": "sk-test"}
-    return example("02_chat_with_tools.ipynb", environment, **parameters)
+    return example("02_chat_with_tools.ipynb", environment, BASE_URL=f"{model.url}/v1")
 
 
 def looks_right(chat: Example, model: ShopModel, told: dict[str, str]) -> None:
@@ -167,7 +166,7 @@ def test_a_question_outlives_the_kernel(example: Callable[..., Example]) -> None
 @pytest.mark.crash
 def test_parts_of_a_fan_out_are_worked_on_once(example: Callable[..., Example]) -> None:
     """A kernel that dies among the parts leaves those that are done; an empty one does the rest."""
-    notebook = example("04_fan_out.ipynb", SECONDS=0.0, DARTS=1000)
+    notebook = example("04_fan_out.ipynb")
     dying = """
 import os
 dice = random.Random
@@ -198,7 +197,7 @@ random.Random = Random
 def test_the_journal_answers_in_sql(example: Callable[..., Example]) -> None:
     """Counts that anybody can check, the failures, and a plot."""
     pytest.importorskip("matplotlib")
-    told = example("05_journal_in_sql.ipynb", SECONDS=0.01).run()
+    told = example("05_journal_in_sql.ipynb").run()
 
     assert told["work"].splitlines() == ["owl 1000", "moon 2000", "voodoo 4000"]
     assert "fetch  3 steps, 6 attempts" in told["questions"]

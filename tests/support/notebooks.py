@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FAST: Mapping[str, Mapping[str, Any]] = {
+    "02_chat_with_tools.ipynb": {"MODEL": "openai:gpt-scripted-1", "SECONDS": 0.0},
+    "04_fan_out.ipynb": {"SECONDS": 0.0, "DARTS": 1000},
+    "05_journal_in_sql.ipynb": {"SECONDS": 0.01},
+}
+"""Parameters with which a notebook takes no longer than it must; 02 needs a BASE_URL, too."""
 PARAMETERS = "parameters"
 """The tag of the cell with a notebook's parameters, as papermill has it."""
 VARIES = "varies"
@@ -35,7 +41,7 @@ class Example:
     Attributes:
         name: The file's name.
         folder: Where it runs.
-        parameters: What the cell tagged `parameters` says otherwise.
+        parameters: What the cell tagged `parameters` says otherwise, besides what is in `FAST`.
         environment: Variables of its kernel.
         pid: The newest kernel's process id.
     """
@@ -48,7 +54,7 @@ class Example:
 
     def run(self) -> dict[str, str]:
         """Run it in a new kernel; return what its cells show, by their ids."""
-        return self._run(read(self.name, self.parameters))
+        return self._run(read(self.name, {**FAST.get(self.name, {}), **self.parameters}))
 
     def instead(self, *sources: str) -> dict[str, str]:
         """Run these cells and no other in a new kernel of the notebook, with ids from 0."""
