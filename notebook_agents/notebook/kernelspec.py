@@ -8,10 +8,11 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from notebook_agents.errors import UsageError
-from notebook_agents.notebook.headless import _need
 
 NAME = "notebook-agents"
 EXTENSION = "notebook_agents.ui.welcome"
@@ -46,9 +47,8 @@ def install(place: Place, *, name: str = NAME, display_name: str | None = None) 
         Its folder.
 
     Raises:
-        UsageError: The name is none for a kernel, another kernel has it, or the folder cannot be
-            written.
-        MissingPartError: ipykernel is not installed.
+        UsageError: The name is none for a kernel, another kernel has it, the folder cannot be
+            written, or ipykernel is not installed.
     """
     ipykernel = _need("ipykernel.kernelspec")
     name = name.lower()  # Jupyter knows kernels by their names in small letters
@@ -93,7 +93,6 @@ def uninstall(place: Place | None, *, name: str = NAME) -> Path:
 
     Raises:
         UsageError: There is none, it is another kernel, or it cannot be removed.
-        MissingPartError: Jupyter is not installed.
     """
     places = [place] if place is not None else [Place(), Place(user=True)]
     folders = [one.folder(name.lower()) for one in places]
@@ -112,6 +111,16 @@ def uninstall(place: Place | None, *, name: str = NAME) -> Path:
             f"{folder} cannot be removed ({error.strerror or error}): remove it as its owner"
         ) from error
     return folder
+
+
+def _need(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"a kernel needs {module}, which is not installed for {sys.executable}; install it "
+            "with: python -m pip install 'notebook-agents[notebook]'"
+        ) from error
 
 
 def _ours(folder: Path) -> bool:

@@ -31,7 +31,7 @@ FAST: Mapping[str, Mapping[str, Any]] = {
 PARAMETERS = "parameters"
 """The tag of the cell with a notebook's parameters, as papermill has it."""
 VARIES = "varies"
-"""The tag of cells that tell of attempts and times: what they show is another thing each time."""
+"""The tag of cells that tell of times, attempts, or a question that is not asked again."""
 
 
 @dataclass
