@@ -1,1 +1,1 @@
-"""What people see and press in a notebook; everything that it shows is read from the journal."""
+"""Runs in a notebook: a timeline under the cell, its buttons, and what they do in the kernel."""
