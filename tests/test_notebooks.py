@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from support.notebooks import NOTEBOOKS, PARAMETERS, Example, ShopModel
+from support.examples import NOTEBOOKS, PARAMETERS, Example, ShopModel
 from support.openai_server import ModelCall
 
 from notebook_agents.notebook.headless import KernelDiedError
