@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from jupyter_client.manager import start_new_kernel
 from support.checks import State, add, ask, chain
 
 import notebook_agents as na
 from notebook_agents.errors import UsageError
 from notebook_agents.notebook import kernelspec
-from notebook_agents.notebook.headless import KernelDiedError, run_notebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,26 +52,48 @@ def kernel() -> None:
     kernelspec.install(kernelspec.Place(user=True))
 
 
-def notebook(folder: Path, *sources: str) -> list[str]:
-    """Run cells in the kernel as the notebook `plan.ipynb`; return what each shows."""
-    path = folder / "plan.ipynb"
-    nb = new_notebook(cells=[new_code_cell(source) for source in sources])
-    path.write_text(nbformat.writes(nb))
-    out = folder / "out.ipynb"
-    run_notebook(path, out=out, kernel_name="notebook-agents")
-    return [
-        "\n".join(
-            part.get("text") or part.get("data", {}).get("text/plain") or "\n".join(part.traceback)
-            for part in cell.outputs
+class Kernel:
+    """A kernel of a notebook, as Jupyter Server starts one, and a client that runs cells in it."""
+
+    def __init__(self, folder: Path, notebook: str) -> None:
+        environment = {**os.environ, "JPY_SESSION_NAME": str(folder / notebook)}
+        self.manager, self.client = start_new_kernel(
+            kernel_name=kernelspec.NAME, cwd=str(folder), env=environment
         )
-        for cell in nbformat.read(out, as_version=4).cells
-    ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+    def run(self, cell: str, **options: bool) -> str:
+        """Run a cell; return what it shows, line by line."""
+        shown: list[str] = []
+
+        def take(message: dict[str, Any]) -> None:
+            content = message["content"]
+            if message["msg_type"] in ("display_data", "execute_result"):
+                shown.append(content["data"]["text/plain"])
+            elif message["msg_type"] == "stream":
+                shown.append(content["text"])
+
+        self.client.execute_interactive(cell, output_hook=take, timeout=60, **options)
+        return "\n".join(shown)
+
+
+def notebook(folder: Path, *cells: str, name: str = "plan.ipynb") -> list[str]:
+    """Run cells in a new kernel of a notebook; return what each shows."""
+    with Kernel(folder, name) as kernel:
+        return [kernel.run(cell) for cell in cells]
 
 
 def kill(folder: Path) -> None:
     """Leave a run behind whose kernel died; its first node and two calls had returned."""
-    with pytest.raises(KernelDiedError):
-        notebook(folder, KILLED)
+    with Kernel(folder, "plan.ipynb") as kernel:
+        kernel.client.execute(KILLED)
+        assert kernel.manager.provisioner.process.wait(60) == -signal.SIGKILL
 
 
 def fail(state: State) -> State:
@@ -109,14 +130,8 @@ def test_the_first_cell_says_what_a_killed_kernel_left_and_no_other_does(tmp_pat
 def test_what_is_unfinished_in_another_notebook_is_not_said(tmp_path: Path) -> None:
     """The line is about this notebook; a folder has many."""
     kill(tmp_path)
-    (tmp_path / "plan.ipynb").rename(tmp_path / "other.ipynb")
-    path = tmp_path / "new.ipynb"
-    path.write_text(nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])))
 
-    run_notebook(path, out=tmp_path / "out.ipynb", kernel_name="notebook-agents")
-
-    (cell,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
-    assert [part["data"]["text/plain"] for part in cell.outputs] == ["2"]
+    assert notebook(tmp_path, "1 + 1", name="other.ipynb") == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -180,28 +195,13 @@ def test_a_journal_that_cannot_be_read_is_one_line_and_the_kernel_starts(
 
 
 def test_a_cell_that_is_not_in_the_history_does_not_take_the_line(tmp_path: Path) -> None:
-    """What tools run in a kernel unseen is not what a person runs first."""
+    """What tools run unseen is not what a person runs first; nothing was read before that."""
     leave(tmp_path, ask, "t")
-    program = f"""
-import os, sys
-os.chdir({str(tmp_path)!r})
-os.environ["JPY_SESSION_NAME"] = {str(tmp_path / "plan.ipynb")!r}
-from IPython.testing.globalipapp import start_ipython
-shell = start_ipython()
-shell.extension_manager.load_extension({kernelspec.EXTENSION!r})
-print("duckdb" in sys.modules, "cryptography" in sys.modules or "langgraph" in sys.modules)
-published = []
-shell.display_pub.publish = lambda data, **_: published.append(data["text/plain"])
-shell.run_cell("x = 1", store_history=False)
-print(len(published))
-shell.run_cell("x = 2", store_history=True)
-shell.run_cell("x = 3", store_history=True)
-print(len(published))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout.split() == ["False", "False", "0", "1"]
+    loaded = "import sys; 'cryptography' in sys.modules, 'langgraph' in sys.modules"
+
+    with Kernel(tmp_path, "plan.ipynb") as kernel:
+        assert kernel.run(loaded, store_history=False) == "(False, False)"
+        assert "waits for an answer" in kernel.run("1 + 1", store_history=True)
 
 
 # -- installing --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from support.examples import NOTEBOOKS, PARAMETERS, Example, ShopModel
 from support.openai_server import ModelCall
 
-from notebook_agents.notebook.headless import KernelDiedError
+from notebook_agents.errors import NotebookAgentsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def test_a_killed_chat_pays_for_no_reply_that_returned(
             chat.kill()
 
     setattr(model, moment.hook, kill)
-    with pytest.raises(KernelDiedError):
+    with pytest.raises(NotebookAgentsError, match=r"its kernel .* died"):
         chat.run()
     assert killed
     if moment.resumes:
@@ -154,7 +154,7 @@ def test_a_question_outlives_the_kernel(example: Callable[..., Example]) -> None
     """What the notebook says to try: a question, the kernel's death, the answer in another."""
     notebook = example("03_human_approval.ipynb")
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOKS / notebook.name, 4).cells}
-    with pytest.raises(KernelDiedError):
+    with pytest.raises(NotebookAgentsError, match=r"its kernel .* died"):
         notebook.instead(cells["imports"], cells["letter"], "import os; os.kill(os.getpid(), 9)")
 
     told = notebook.instead(cells["imports"], cells["answer"])
@@ -181,7 +181,7 @@ random.Random = Random
     imports, *rest = (
         cell.source for cell in nb.cells if cell.cell_type == "code" and cell.id != "parameters"
     )
-    with pytest.raises(KernelDiedError):
+    with pytest.raises(NotebookAgentsError, match=r"its kernel .* died"):
         notebook.instead("PARTS, DARTS, SECONDS = 12, 1000, 0", imports + dying, *rest)
 
     told = notebook.run()
