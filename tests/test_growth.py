@@ -154,6 +154,11 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda v: _put(v[0].tool_calls[0]["args"], "q", "other"),
     ),
     "a bytearray": (lambda: bytearray(500), lambda v: _put(v, 7, 1)),
+    "a small bytearray": (lambda: bytearray(5), lambda v: _put(v, 3, 1)),
+    "a small bytearray among others": (
+        lambda: {"a": [LONG, bytearray(5)], "b": bytearray(5)},
+        lambda v: (_put(v["a"][1], 3, 1), _put(v["b"], 3, 1)),
+    ),
     "a set": (lambda: {LONG}, lambda v: v.clear()),
     "a numpy array": (_array, lambda v: _put(v, 7, 1.0)),
     "a dataclass": (lambda: Point(1), lambda v: setattr(v, "x", 2)),

@@ -90,7 +90,7 @@ class StateCodec:
             ) from error
         if not faithful(value):
             self._check(value, type_, data, what)
-        return _TAGS.get(type_, type_), data
+        return _TAGS.get(type_, type_), bytes(data)  # a bytearray comes back as the very object
 
     def loads(self, tag: str, data: bytes) -> Any:
         """Return the value of a tag and its bytes."""
