@@ -35,7 +35,8 @@ class Draft:
     """A record that is not committed yet; `seq` is 0 until it is.
 
     `refs` may name other drafts, of the same or an earlier append: their numbers are filled in at
-    the commit, when they have one. `ts` is set in a copy: when the first one was made.
+    the commit, when they have one. `ts` is set in a copy: when the first one was made. `key` is the
+    data key of the scope when `refs` were looked up: under another one they are a deleted thread's.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Draft:
     token: int | None = None
     claim: Claim | None = None
     ts: int | None = None
+    key: DataKey | None = None
     seq: int = 0
 
 
