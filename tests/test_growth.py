@@ -12,10 +12,12 @@ from bench.cases import CASES
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import StateGraph
 from pydantic import BaseModel
+from test_branches import newest, put
 
 import notebook_agents as na
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal.compact import compact
+from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +93,21 @@ def test_a_delta_channel_is_rebuilt_from_a_shared_snapshot(home: Path, steps: in
         state = na.Agent(case.builder, name="grows", journal=journal).thread("t").state()
         assert state.values["messages"] == value["messages"]
         assert len(value["messages"]) == 2 * steps
+
+
+def test_short_texts_of_a_large_dict_share_chunks(journal: na.Journal) -> None:
+    """A record for each would be half empty pages; an edit writes a group, and comes back."""
+    files = {f"/work/{i}": f"{i} line " * 40 for i in range(2000)}
+    saver = JournalSaver(journal)
+    put(saver, 1, {"files": files})
+    assert len(journal.select(kinds=[Kind.CHUNK])) < 400
+    before = journal.newest()
+    files["/work/77"] += "edited"
+    put(saver, 2, {"files": files})
+    assert journal.newest() - before < 6
+    found = newest(journal)["files"]
+    assert list(found) == list(files)
+    assert found == files
 
 
 @dataclass
