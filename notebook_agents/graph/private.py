@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import ormsgpack
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
 from langgraph._internal._constants import (
     CONF,
@@ -31,6 +33,7 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
+from langgraph.checkpoint.serde import jsonplus
 from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
@@ -73,6 +76,7 @@ __all__ = [
     "threaded",
     "tools_module",
     "triggered",
+    "unpacker",
     "with_path",
     "with_tool_calls",
 ]
@@ -352,6 +356,57 @@ def keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> Run
         subgraph_counter=keeping_off("subgraph", scratchpad.subgraph_counter),
     )
     return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
+
+
+_SAID = {
+    b"\x94" + ormsgpack.packb(kind.__module__) + ormsgpack.packb(kind.__name__): kind
+    for kind in (HumanMessage, AIMessage, ToolMessage, SystemMessage)
+}
+"""How the bytes of a message begin, in LangGraph's packing: an array of four, module, name."""
+_passes_on: dict[type, bool] = {}
+"""Whether a type's `__init__` is seen to do no more with a message's fields than validate them."""
+
+
+def unpacker(serializer: Any) -> Callable[[bytes], Any]:
+    """Return what unpacks MessagePack as a serialiser does, but messages in half the time.
+
+    LangGraph looks each message's class up by its name, and LangChain hands its fields through four
+    functions to pydantic's validator. Here the validator gets them at once; the first message of
+    each type is made both ways, and if they differ, so are all others.
+
+    Args:
+        serializer: Any; only what LangGraph's own one unpacks is unpacked otherwise than it does.
+    """
+    hook = getattr(serializer, "_unpack_ext_hook", None)
+    if type(serializer) is not jsonplus.JsonPlusSerializer or serializer._custom_unpack_ext_hook:
+        return lambda data: serializer.loads_typed(("msgpack", data))
+
+    def unpacked(code: int, data: bytes) -> Any:
+        if code == jsonplus.EXT_PYDANTIC_V2:
+            for beginning, kind in _SAID.items():
+                if data.startswith(beginning):
+                    with suppress(Exception):  # then LangGraph says what becomes of it
+                        return _message(kind, unpack(data)[2])
+                    break
+        return hook(code, data)
+
+    def unpack(data: bytes) -> Any:
+        return ormsgpack.unpackb(data, ext_hook=unpacked, option=ormsgpack.OPT_NON_STR_KEYS)
+
+    return unpack
+
+
+def _message(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """Return a message with these fields."""
+    if "content_blocks" in fields or not _passes_on.get(kind, True):
+        return kind(**fields)
+    made = kind.__new__(kind)
+    kind.__pydantic_validator__.validate_python(fields, self_instance=made)
+    if kind not in _passes_on:
+        usual = kind(**fields)
+        _passes_on[kind] = usual.__getstate__() == made.__getstate__()
+        return usual
+    return made
 
 
 def _one_call(given: Any) -> dict[str, Any]:
