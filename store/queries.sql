@@ -11,6 +11,9 @@ SELECT coalesce(max(seq), 0), (SELECT value FROM meta WHERE key = 'keys_deleted'
 -- every record for both.
 SELECT coalesce((SELECT min(seq) FROM records), 0), coalesce((SELECT max(seq) FROM records), 0);
 
+-- name: queue.last
+SELECT coalesce(max(seq), 0) FROM records;
+
 -- name: queue.meta
 SELECT key, value FROM meta;
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph._internal._serde import build_serde_allowlist
-from langgraph.checkpoint.serde import jsonplus
+from langgraph.checkpoint.serde.jsonplus import EXT_PYDANTIC_V2, JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
 from langgraph.graph._branch import BranchSpec
 from langgraph.graph.state import _DEFAULT_ERROR_HANDLER_NODE as DEFAULT_ERROR_HANDLER
@@ -358,13 +358,14 @@ def keeping_off(config: RunnableConfig, used: list[str], taken: set[str]) -> Run
     return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: scratchpad}}
 
 
-_SAID = {
-    b"\x94" + ormsgpack.packb(kind.__module__) + ormsgpack.packb(kind.__name__): kind
+_SAID = [
+    (b"\x94" + ormsgpack.packb(kind.__module__) + ormsgpack.packb(kind.__name__), kind)
     for kind in (HumanMessage, AIMessage, ToolMessage, SystemMessage)
-}
+]
 """How the bytes of a message begin, in LangGraph's packing: an array of four, module, name."""
-_passes_on: dict[type, bool] = {}
-"""Whether a type's `__init__` is seen to do no more with a message's fields than validate them."""
+_seen: set[type] = set()
+_direct: set[type] = set()
+"""The types whose constructor was seen to do no more with a message's fields than validate them."""
 
 
 def unpacker(serializer: Any) -> Callable[[bytes], Any]:
@@ -377,17 +378,21 @@ def unpacker(serializer: Any) -> Callable[[bytes], Any]:
     Args:
         serializer: Any; only what LangGraph's own one unpacks is unpacked otherwise than it does.
     """
-    hook = getattr(serializer, "_unpack_ext_hook", None)
-    if type(serializer) is not jsonplus.JsonPlusSerializer or serializer._custom_unpack_ext_hook:
+    if type(serializer) is not JsonPlusSerializer or serializer._custom_unpack_ext_hook:
         return lambda data: serializer.loads_typed(("msgpack", data))
+    hook = serializer._unpack_ext_hook
 
     def unpacked(code: int, data: bytes) -> Any:
-        if code == jsonplus.EXT_PYDANTIC_V2:
-            for beginning, kind in _SAID.items():
+        if code == EXT_PYDANTIC_V2:
+            for beginning, kind in _SAID:
                 if data.startswith(beginning):
-                    with suppress(Exception):  # then LangGraph says what becomes of it
-                        return _message(kind, unpack(data)[2])
-                    break
+                    try:
+                        fields = unpack(data)[2]
+                        if kind not in _direct or "content_blocks" in fields:
+                            return _constructed(kind, fields)
+                        return _validated(kind, fields)
+                    except Exception:  # noqa: BLE001 - LangGraph says what becomes of it
+                        break
         return hook(code, data)
 
     def unpack(data: bytes) -> Any:
@@ -396,16 +401,19 @@ def unpacker(serializer: Any) -> Callable[[bytes], Any]:
     return unpack
 
 
-def _message(kind: type[Any], fields: dict[str, Any]) -> Any:
-    """Return a message with these fields."""
-    if "content_blocks" in fields or not _passes_on.get(kind, True):
-        return kind(**fields)
-    made = kind.__new__(kind)
+def _constructed(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """Return a message, and see whether its type's constructor is needed."""
+    made = kind(**fields)
+    if kind not in _seen:
+        _seen.add(kind)
+        if _validated(kind, fields).__getstate__() == made.__getstate__():
+            _direct.add(kind)
+    return made
+
+
+def _validated(kind: type[Any], fields: dict[str, Any]) -> Any:
+    made: Any = object.__new__(kind)
     kind.__pydantic_validator__.validate_python(fields, self_instance=made)
-    if kind not in _passes_on:
-        usual = kind(**fields)
-        _passes_on[kind] = usual.__getstate__() == made.__getstate__()
-        return usual
     return made
 
 

@@ -177,6 +177,10 @@ class Queue:
         first, last = self._all("queue.bounds")[0]
         return int(first), int(last)
 
+    def last(self) -> int:
+        """Return the last sequence number, 0 when the queue is empty."""
+        return int(self._all("queue.last")[0][0])
+
     def backlog_bytes(self) -> int:
         """Return the size of the queue's file and log in bytes."""
         log = self.path.with_name(FILE + "-wal")

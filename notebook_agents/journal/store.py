@@ -276,7 +276,7 @@ class Journal:
     def newest(self) -> int:
         """Return the number of the newest record; 0 where there is none."""
         self._check_open()
-        return self._queue.bounds()[1]
+        return self._queue.last()
 
     def version(self) -> tuple[int, int]:
         """Return what changes when anything is committed, by whichever process."""
