@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 from bench.bulk import bulk, count
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 from support.checks import refused
 from support.shapes import build, go
@@ -307,6 +308,28 @@ def test_a_stored_checkpoint_holds_no_earlier_ones(journal: na.Journal) -> None:
         config = saver.put(config, checkpoint, {"parents": {}}, {})
     drafts = [one for one in gc.get_objects() if type(one) is Draft]
     assert sum(one.kind is Kind.CHECKPOINT for one in drafts) < 40
+
+
+def test_a_long_run_holds_no_earlier_checkpoints(journal: na.Journal) -> None:
+    """Under a driver, too: at the last step nearly nothing is left of those before it."""
+    left: list[int] = []
+
+    class Turns(TypedDict, total=False):
+        n: int
+        a: list[str]
+        b: list[str]
+
+    def turn(state: Turns) -> dict[str, Any]:
+        n = state.get("n", 0)
+        if n == 59:
+            drafts = [one for one in gc.get_objects() if type(one) is Draft]
+            left.append(sum(one.kind is Kind.CHECKPOINT for one in drafts))
+        return {"n": n + 1, "a": [str(n // 2) * 300], "b": [str((n + 1) // 2) * 300]}
+
+    graph = StateGraph(Turns).add_node("turn", turn).add_edge(START, "turn")
+    graph.add_conditional_edges("turn", lambda state: "turn" if state["n"] < 60 else END)
+    na.Agent(graph, "turns", journal).run({"n": 0}, config={"recursion_limit": 100})
+    assert left[0] < 10, left
 
 
 def test_a_value_that_comes_back_is_read_where_it_was_stored_first(journal: na.Journal) -> None:

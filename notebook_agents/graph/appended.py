@@ -53,15 +53,10 @@ class Appended:
 
     @contextmanager
     def remembering(self, drafts: Iterable[Draft]) -> Iterator[None]:
-        """Remember drafts that are committed in the block; none of them where it raises.
-
-        Of a committed draft itself nobody needs more than the number.
-        """
-        # The commit takes out of a chunk what is needed no longer.
+        """Remember drafts that are committed in the block; none of them where it raises."""
+        # The commit takes out of them what is needed no longer.
         parts = [(draft, draft.refs, draft.plain) for draft in drafts]
         yield
-        for draft, _, _ in parts:  # it would hold those that it refers to, and they theirs
-            draft.plain, draft.refs = b"", ()
         if sum(len(plain) for _, _, plain in parts) > _BYTES:
             return
         self._parts.update({part[0].seq: part for part in parts})
