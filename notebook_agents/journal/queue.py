@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, settings
@@ -23,6 +23,7 @@ from notebook_agents.journal import (
     unsynced,
 )
 from notebook_agents.journal.failures import writing
+from notebook_agents.journal.listing import STATUSES, listed
 from notebook_agents.journal.queue_file import (
     FILE,
     checked_meta,
@@ -30,6 +31,7 @@ from notebook_agents.journal.queue_file import (
     lost_of,
     make,
     make_home,
+    make_small,
 )
 from notebook_agents.journal.records import Record, record_of
 from notebook_agents.journal.sql import filtered, query
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
-
-
-_STATUSES = {str(status): status for status in RunStatus}
 
 
 class Queue:
@@ -219,10 +218,21 @@ class Queue:
 
     def heads(self) -> list[Head]:
         """Return every thread's head, the one with the newest record first."""
-        rows = self._all("queue.threads", {"boot": locks.boot_id()})
-        # Quicker than SQLite, which carries whole rows about.
-        rows.sort(key=itemgetter(Head.COLUMNS.index("last_seq")), reverse=True)
-        return [Head(row) for row in rows]
+        heads = self._heads()
+        heads.sort(key=attrgetter("last_seq"), reverse=True)  # SQLite carries whole rows about
+        return heads
+
+    def _heads(self, *, driven: bool | None = None) -> list[Head]:
+        asked = {"boot": locks.boot_id(), "driven": driven}
+        return [Head(row) for row in self._run(*filtered("queue.threads", asked))]
+
+    def infos(self) -> list[ThreadInfo]:
+        """Return what is listed of every thread, the one with the newest record first."""
+        with self.snapshot():
+            found = listed(self._all("queue.undriven"))
+            found += [(head.last_seq, head.info()) for head in self._heads(driven=True)]
+        found.sort(key=itemgetter(0), reverse=True)
+        return [info for _, info in found]
 
     def untouched(self, before: int) -> list[Head]:
         """Return the threads that nobody drives and whose newest record is older, oldest first."""
@@ -287,6 +297,8 @@ class Queue:
                 keycopy.complete(self.home, self.journal_id, self.keys)
             self.rest()
             with closing(connect(self.path)) as connection:  # its end folds the log back
+                if said is None or said.digest is None:
+                    make_small(connection)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if said is None or said.digest is None:  # somebody wrote
                 fsync_directory(self.home)  # that the log is gone is on disk before that it is
@@ -455,7 +467,7 @@ class Head:
 
     def info(self) -> ThreadInfo:
         """Return the public view: a running thread without a living driver is orphaned."""
-        status = _STATUSES.get(self.status) or RunStatus(self.status)
+        status = STATUSES.get(self.status) or RunStatus(self.status)
         if status is RunStatus.RUNNING and not self.driven:
             status = RunStatus.ORPHANED
         return ThreadInfo(

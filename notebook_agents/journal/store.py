@@ -192,7 +192,8 @@ class Journal:
 
     def threads(self) -> list[ThreadInfo]:
         """Return every thread, the one with the newest record first; never opens DuckDB."""
-        return [head.info() for head in self.heads()]
+        self._check_open()
+        return self._queue.infos()
 
     def heads(self) -> list[Head]:
         """Return every thread's head, the one with the newest record first."""
@@ -352,8 +353,7 @@ class Journal:
         Raises:
             SealError: It does not open, or the record is gone.
         """
-        found = self.payloads([seq])
-        if seq not in found:
+        if seq not in (found := self.payloads([seq])):
             raise SealError(f"record {seq} is missing from {self.home}: put its files back")
         return found[seq]
 
