@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, settings
@@ -23,7 +23,7 @@ from notebook_agents.journal import (
     unsynced,
 )
 from notebook_agents.journal.failures import writing
-from notebook_agents.journal.listing import STATUSES, listed
+from notebook_agents.journal.listing import STATUSES, undriven
 from notebook_agents.journal.queue_file import (
     FILE,
     checked_meta,
@@ -159,13 +159,8 @@ class Queue:
                 reader.execute("COMMIT")
 
     def every(self) -> Iterator[Record]:
-        """Yield every record in the queue in order, with its payload, from one snapshot."""
-        with self.reading:
-            try:
-                for row in self._usable().execute(query("queue.every")):
-                    yield self._record(row)
-            except sqlite3.DatabaseError as error:
-                raise damage.of(error, self.home) or error from error
+        """Return every record in the queue in order, with its payload, from one snapshot."""
+        return map(self._record, self._each("queue.every"))
 
     def keys(self) -> dict[str, bytes]:
         """Return the wrapped data keys by scope."""
@@ -229,10 +224,12 @@ class Queue:
     def infos(self) -> list[ThreadInfo]:
         """Return what is listed of every thread, the one with the newest record first."""
         with self.snapshot():
-            found = listed(self._all("queue.undriven"))
-            found += [(head.last_seq, head.info()) for head in self._heads(driven=True)]
-        found.sort(key=itemgetter(0), reverse=True)
-        return [info for _, info in found]
+            infos, newest = undriven(self._each("queue.undriven"))
+            driven = self._heads(driven=True)
+        infos += [head.info() for head in driven]
+        newest += [head.last_seq for head in driven]
+        order = sorted(range(len(infos)), key=newest.__getitem__, reverse=True)
+        return [infos[n] for n in order]
 
     def untouched(self, before: int) -> list[Head]:
         """Return the threads that nobody drives and whose newest record is older, oldest first."""
@@ -350,14 +347,23 @@ class Queue:
     def _all(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         return self._run(query(name), parameters or {})
 
+    def _each(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Yield rows one by one: many at a time keep the garbage collector busy."""
+        with self.reading, self._told_as_damage():
+            yield from self._usable().execute(query(name))
+
     def _run(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        with self.reading:
-            try:
-                return self._usable().execute(statement, parameters).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise damage.of(error, self.home) or error from error
-            except UnicodeDecodeError as error:  # SQLite quotes a schema that it cannot read
-                raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
+        with self.reading, self._told_as_damage():
+            return self._usable().execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def _told_as_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise damage.of(error, self.home) or error from error
+        except UnicodeDecodeError as error:  # SQLite quotes a schema that it cannot read
+            raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         return record_of(row, self.home)

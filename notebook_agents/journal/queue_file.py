@@ -99,10 +99,10 @@ def pages_in_use(connection: sqlite3.Connection) -> int:
 
 
 def make_small(connection: sqlite3.Connection) -> None:
-    """Give back the pages that hold nothing if they are a third of the file; nobody else has it open.
+    """Give back the pages that hold nothing, if they are a third of the file or more.
 
-    Each opening digests them all. While others write that would keep them waiting for too long
-    wherever much is left (`Writer.vacuum`).
+    Each opening digests them. Nobody else has the file open: who wants to write would have to wait
+    wherever much is left, see `Writer.vacuum`.
     """
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
     if 2 * free > pages_in_use(connection):

@@ -186,17 +186,14 @@ _KINDS = {str(kind): kind for kind in Kind}
 def from_row(row: Sequence[Any]) -> Record:
     """Return the record of a row of either engine."""
     seq, ts, kind, thread, scope, *rest, refs, size, payload = row
-    return Record(
-        seq,
-        ts,
-        _KINDS.get(kind) or Kind(kind),
-        thread,
-        scope or thread,
-        *rest,
-        () if refs is None else tuple(refs) if isinstance(refs, list) else unpack_refs(refs),
-        size,
-        payload,
-    )
+    if refs is None:
+        refs = ()
+    elif isinstance(refs, list):
+        refs = tuple(refs)
+    else:
+        refs = unpack_refs(refs)
+    kind = _KINDS.get(kind) or Kind(kind)
+    return Record._make((seq, ts, kind, thread, scope or thread, *rest, refs, size, payload))
 
 
 def record_of(row: Sequence[Any], home: Path) -> Record:
@@ -235,9 +232,10 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
     Raises:
         SealError: The record was altered, moved from another place, or sealed with another key.
     """
-    assert record.payload is not None, "read without its payload"
+    *columns, payload = sqlite_row(record)
+    assert payload is not None, "read without its payload"
     try:
-        return key.open(record.payload, _bound(journal_id, sqlite_row(record)[:-1]))
+        return key.open(payload, _bound(journal_id, columns))
     except SealError as error:
         raise SealError(
             f"record {record.seq} ({record.kind}) of thread {record.thread!r} does not open: "
