@@ -220,16 +220,19 @@ class Archive:
         return self._found(*filtered("archive.newest", {"before": before, **filters}))
 
     def _found(self, statement: str, parameters: dict[str, Any]) -> list[Record]:
-        with self.burst() as connection:
-            rows = connection.execute(statement, parameters).fetchall()
+        rows = self._rows(statement, parameters)
         return [record_of(row, self._queue.home) for row in rows]
 
-    def by_seq(self, seqs: Sequence[int]) -> list[Record]:
-        """Return the numbered records, with payloads."""
+    def _rows(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        with self.burst() as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def by_seq(self, seqs: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the rows of the numbered records, with payloads."""
         if len(seqs) <= _FEW:
-            return self._found(query("archive.by_few").replace("$seqs", _literals(seqs)), {})
+            return self._rows(query("archive.by_few").replace("$seqs", _literals(seqs)), {})
         wanted = {"seqs": list(seqs), "low": min(seqs), "high": max(seqs)}
-        return self._found(query("archive.by_seq"), wanted)
+        return self._rows(query("archive.by_seq"), wanted)
 
     def weigh(self, seqs: Sequence[int]) -> tuple[int, int]:
         """Return how many of the numbered records are here, and the bytes of their payloads."""

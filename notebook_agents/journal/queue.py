@@ -196,10 +196,9 @@ class Queue:
             rows = self._run(statement, parameters)
         return [self._record(row) for row in rows], first
 
-    def by_seq(self, seqs: Iterable[int]) -> list[Record]:
-        """Return those of the numbered records that are still in the queue, with payloads."""
-        rows = self._all("queue.by_seq", {"seqs": json.dumps(list(seqs))})
-        return [self._record(row) for row in rows]
+    def by_seq(self, seqs: Iterable[int]) -> list[tuple[Any, ...]]:
+        """Return the rows of those of the numbered records that are still in the queue."""
+        return self._all("queue.by_seq", {"seqs": json.dumps(list(seqs))})
 
     def batch(self, *, after: int, limit: int) -> list[Record]:
         """Return up to `limit` records behind number `after`, with payloads."""

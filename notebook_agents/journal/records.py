@@ -244,6 +244,23 @@ def open_payload(record: Record, *, journal_id: str, key: DataKey) -> bytes:
         ) from error
 
 
+def open_row(row: Sequence[Any], *, journal_id: str, key: DataKey) -> tuple[Sequence[int], bytes]:
+    """Return references and plain payload of a row of either engine, and make no record of it.
+
+    Raises:
+        SealError: It does not open as it stands; as a record (`open_payload`) it may.
+    """
+    *columns, payload = row
+    refs = columns[14]
+    if isinstance(refs, list):
+        columns[14] = pack_refs(refs)
+    elif refs is None:
+        refs = ()
+    else:
+        refs = unpack_refs(refs)
+    return refs, key.open(payload, _bound(journal_id, columns))
+
+
 class _Zstandard(threading.local):
     """A compressor and a decompressor for each thread: they must not be shared.
 

@@ -161,7 +161,7 @@ class Decoder:
     def _read(self, seqs: Sequence[int]) -> None:
         for seq, (refs, payload) in self._fetch(seqs).items():
             tag, _, data = decompress(payload).partition(b"\0")
-            if any(ref >= seq for ref in refs):  # or it could be a part of itself
+            if refs and max(refs) >= seq:  # or it could be a part of itself
                 raise JournalDamagedError(f"record {seq} refers to one that is not older")
             if tag.decode() == BRANCH:
                 self._branches[seq] = (ormsgpack.unpackb(data), refs)
