@@ -28,7 +28,7 @@ from langgraph.types import Command, Send
 
 from notebook_agents import pickling
 from notebook_agents.errors import ValueNotKeptError
-from notebook_agents.graph.private import DeltaSnapshot
+from notebook_agents.graph.private import DeltaSnapshot, unpacker
 from notebook_agents.runtime.driver import describe
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class StateCodec:
 
     def __init__(self, serializer: Any) -> None:
         self.serializer = serializer
+        self._unpack = unpacker(serializer)
         self._restorable: set[type] = set()
 
     def dumps(self, value: Any, what: str) -> tuple[str, bytes]:
@@ -96,6 +97,8 @@ class StateCodec:
         """Return the value of a tag and its bytes."""
         if tag == _PICKLED:
             return pickling.loads(data)
+        if tag == "m":
+            return self._unpack(data)
         return self.serializer.loads_typed((_TYPES.get(tag, tag), data))
 
     objects: frozenset[type] = _MESSAGES

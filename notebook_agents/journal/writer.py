@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # Looking a member up in an enumeration takes longer than the comparison.
 _FINISHED, _CHUNK, _DELETION = Kind.RUN_FINISHED, Kind.CHUNK, Kind.DELETION
+_CHECKPOINT, _WRITES = Kind.CHECKPOINT, Kind.WRITES
 
 _VACUUM_PAGES = 1_000
 """What is copied while nobody else can write: 1,000 pages of 512 bytes take 10 ms."""
@@ -376,8 +377,10 @@ class Writer:
                 raise
         else:
             for draft in self._numbered:
-                if draft.kind is _CHUNK:
-                    draft.plain, draft.refs = b"", ()  # only its number is needed from now on
+                kind = draft.kind
+                if kind is _CHUNK or kind is _CHECKPOINT or kind is _WRITES:
+                    # Only its number is needed from now on. It would hold what it refers to.
+                    draft.plain, draft.refs = b"", ()
             for ticket in batch:
                 if not ticket.done:
                     ticket.finish(commit=commit)
