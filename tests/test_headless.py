@@ -14,18 +14,16 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from notebook_agents.notebook import headless
-from notebook_agents.notebook.headless import (
-    CellEvent,
+from notebook_agents.notebook.cells import CellEvent, CellState, write_atomic
+from notebook_agents.notebook.errors import (
     CellFailedError,
-    CellState,
     CellTimeoutError,
     KernelDiedError,
     NotebookError,
     NotebookFileError,
     NotebookStoppedError,
-    run_notebook,
 )
+from notebook_agents.notebook.headless import run_notebook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +138,7 @@ def test_a_failing_cell_is_named_and_the_rest_is_saved(tmp_path: Path) -> None:
         run_notebook(notebook, out=tmp_path / "sub" / "out.ipynb", on_cell=events.append)
 
     assert caught.value.cell == 2
-    assert "run the notebook again" in str(caught.value)
+    assert "run the notebook again to go on" in str(caught.value)
     assert outputs(tmp_path / "sub" / "out.ipynb") == ["fine\n", "ZeroDivisionError", ""]
     assert [(event.number, event.line, event.state) for event in events] == [
         (1, "print('fine')", CellState.STARTED),
@@ -157,7 +155,7 @@ def test_a_killed_kernel_is_reported_with_the_way_to_resume(tmp_path: Path) -> N
     home = tmp_path / "j"
 
     with pytest.raises(KernelDiedError) as caught:
-        run_notebook(notebook, journal=home)
+        run_notebook(notebook, journal=home, restarts=0)
 
     error = caught.value
     assert (error.cell, error.signum) == (2, signal.SIGKILL)
@@ -254,10 +252,10 @@ def test_errors_survive_pickling(error: NotebookError) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     """Writing a file either succeeds or changes nothing and leaves nothing behind."""
     path = tmp_path / "file"
-    headless.write_atomic(path, "old")
+    write_atomic(path, "old")
 
     with pytest.raises(UnicodeEncodeError):
-        headless.write_atomic(path, "new" + "\ud800")
+        write_atomic(path, "new" + "\ud800")
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
