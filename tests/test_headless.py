@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_notebook
+from support.notebooks import gone, outputs, written
 
 from notebook_agents.notebook.cells import CellEvent, CellState, write_atomic
 from notebook_agents.notebook.errors import (
@@ -70,38 +70,6 @@ WAIT = """\
 import time
 print("waiting", flush=True)
 time.sleep(60)"""
-
-
-def written(path: Path, *sources: str) -> Path:
-    """Write a notebook whose kernel spec nobody has installed and whose outputs are old."""
-    cells = [new_code_cell(source) for source in sources]
-    for cell in cells:
-        cell.execution_count = 7
-        cell.outputs = [nbformat.v4.new_output("stream", text="from another time")]
-    nb = new_notebook(cells=[new_markdown_cell("# Title"), *cells])
-    nb.metadata["kernelspec"] = {"name": "no-such", "display_name": "?", "language": "python"}
-    path.write_text(nbformat.writes(nb), encoding="utf-8")
-    return path
-
-
-def outputs(path: Path) -> list[str]:
-    """Return the text that each code cell of a saved notebook shows."""
-    nb = nbformat.read(path, as_version=4)
-    nbformat.validate(nb)
-    return [
-        "".join(out.get("text") or out.get("ename") or "" for out in cell.outputs)
-        for cell in nb.cells
-        if cell.cell_type == "code"
-    ]
-
-
-def gone(pid: int) -> bool:
-    """Say whether no process has this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_runs_in_this_python_and_knows_its_notebook_and_journal(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def inject(nb: NotebookNode, parameters: Mapping[str, Any]) -> None:
     if not parameters:
         return
     lines = [f"{name} = {_literal(name, value)}" for name, value in parameters.items()]
-    cell = need("nbformat.v4").new_code_cell("\n".join(["# Parameters", *lines]), metadata={"tags": [INJECTED]})
+    cell = need("nbformat.v4").new_code_cell(
+        "\n".join(["# Parameters", *lines]), metadata={"tags": [INJECTED]}
+    )
     cell.id = INJECTED  # the same in each run: the agents of a cell are known by its id
     place = _tagged(nb, INJECTED)
     if place is not None:
