@@ -152,19 +152,36 @@ def test_what_is_being_run_is_not_run_beside_it(tmp_path: Path) -> None:
 
 def test_from_the_first_changed_cell_on_everything_runs_again(tmp_path: Path) -> None:
     """Cells before the change are skipped; the changed one and those behind it run again."""
-    sources = [SETUP + "note('one')", "note('two')\nx = 1", "note('three')", "x / 0"]
-    notebook = written(tmp_path / "a.ipynb", *sources)
+    third = "note('three')\nassert not Path('flag').exists()"
+    notebook = written(tmp_path / "a.ipynb", SETUP + "note('one')", "x = 1", third, "x / 0")
     with pytest.raises(CellFailedError, match="cell 4"):
         run_notebook(notebook)
-    sources[1], sources[3] = "note('two')\nx = 2", "x"
-    written(notebook, *sources)
+    written(notebook, SETUP + "note('one')", "note('two')\nx = 2", third, "x")
+    (tmp_path / "flag").touch()
+    with pytest.raises(CellFailedError, match="cell 3"):
+        run_notebook(notebook)
+    (tmp_path / "flag").unlink()
 
     result = run_notebook(notebook)
 
-    assert result.skipped == 1
-    assert "from cell 2 on the notebook has changed" in result.notes
-    assert ledger(tmp_path) == {"one": 1, "two": 2, "three": 2}
+    assert result.skipped == 2  # what the third did before the change does not count
+    assert "from cell 3 on the notebook has changed" in result.notes
+    assert ledger(tmp_path) == {"one": 1, "two": 1, "three": 3}
     assert outputs(result.path) == ["", "", "", "2"]
+
+
+@pytest.mark.crash
+def test_an_agent_that_had_answered_in_the_broken_cell_is_not_asked_again(tmp_path: Path) -> None:
+    """A run without a thread's name, finished when its cell was cut off, is found by the cell."""
+    cell = "value = agent.run({'x': 1}).value\ndie()\nvalue"
+    notebook = written(tmp_path / "a.ipynb", SETUP + "DEADLY = False", AGENT, cell)
+
+    result = run_notebook(notebook)
+
+    assert result.restarts == 1
+    assert ledger(tmp_path)["effect"] == 1
+    assert outputs(result.path)[2].endswith("{'x': 20}")
+    assert len(threads(tmp_path, of_notebooks=False)) == 1
 
 
 @pytest.mark.crash
