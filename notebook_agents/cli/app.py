@@ -23,6 +23,7 @@ from notebook_agents.cli.options import (
     use_journal,
 )
 from notebook_agents.cli.removing import delete
+from notebook_agents.model import NOTEBOOK
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -321,6 +322,10 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
             click.echo(data.dumps(data.run_data(view, value)))
         else:
             again = resume_command(thread, journal)
+            if view.agent == NOTEBOOK:
+                from notebook_agents.cli import notebook
+
+                again = notebook.again(opened, thread, journal)
             say = resume_command(thread, journal, command="resolve")
             click.echo(render.run(view, value, resume=again, resolve=say))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from notebook_agents.journal import Journal
     from notebook_agents.notebook.cells import CellEvent
     from notebook_agents.runtime.events import StepEvent
 
@@ -109,6 +111,24 @@ class NotebookProgress:
                 click.echo(line, err=True)
             except (OSError, ValueError):
                 self._plain = False  # nobody reads stderr any more; that must not end the run
+
+
+def again(journal: Journal, thread: str, home: str | None) -> str:
+    """Return the command that goes on with a notebook's run.
+
+    Args:
+        journal: The journal.
+        thread: The run's thread.
+        home: What `--journal` was.
+    """
+    from notebook_agents.notebook.cell_journal import begun_with
+    from notebook_agents.notebook.parameters import text_of
+
+    path, parameters = begun_with(journal, thread)
+    words = ["notebook-agents", "run", path]
+    for name, value in parameters.items():
+        words += ["-p", name, text_of(value)]
+    return shlex.join(words if home is None else [*words, "--journal", home])
 
 
 def run_notebook(

@@ -43,6 +43,20 @@ _DEATH_SECONDS = 10.0
 _LOOK_SECONDS = 0.01
 
 
+def begun_with(journal: Journal, thread: str) -> tuple[str, dict[str, Any]]:
+    """Return the notebook that a thread is the run of, and its parameters.
+
+    Raises:
+        SealError: What was recorded does not open.
+    """
+    first = journal.select(thread=thread, kinds=[Kind.RUN_STARTED], limit=1)[0]
+    refs, payload = journal.parts([first.seq])[first.seq]
+    trees = unpack(payload)
+    decoder = Decoder(PlainCodec(), journal.parts)
+    told = {name: decoder.decode(trees[name], refs) for name in ("notebook", "input")}
+    return told["notebook"], json.loads(told["input"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
     """A cell that finished.

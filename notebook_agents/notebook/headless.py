@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from notebook_agents.model import RunStatus
 from notebook_agents.notebook import parameters as parameters_
 from notebook_agents.notebook.cell_journal import CellJournal
 from notebook_agents.notebook.cells import need, read
+from notebook_agents.notebook.errors import NotebookStoppedError
 from notebook_agents.notebook.execution import SESSION_VARIABLE, Execution
 from notebook_agents.notebook.steps import watching
 
@@ -116,21 +118,7 @@ def run_notebook(
         ThreadBusyError: Another process runs it with the same parameters.
         MissingPartError: nbclient or ipykernel is not installed.
     """
-    options: dict[str, Any] = {
-        "out": out,
-        "journal": journal,
-        "resume": resume,
-        "restarts": restarts,
-        "timeout": timeout,
-        "on_cell": on_cell,
-        "on_step": on_step,
-        "on_note": on_note,
-        "on_kernel": on_kernel,
-        "kernel_name": kernel_name,
-        "cwd": cwd,
-        "environment": environment,
-    }
-    work = _Work(path, parameters, **options)
+    work = _Work(**locals())  # the arguments, and nothing else is there yet
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -201,7 +189,7 @@ class _Work:
         }
         self._loop: asyncio.AbstractEventLoop | None = None
         self._execution: Execution | None = None
-        self._stopped = False
+        self._stopped = self._cancelled = False
         need("nbclient")
 
     def run(self) -> NotebookResult:
@@ -214,6 +202,13 @@ class _Work:
         loop, execution = self._loop, self._execution
         if loop is not None and execution is not None and not loop.is_closed():
             loop.call_soon_threadsafe(execution.stop, signal.SIGINT)
+
+    def _cancel(self, ours: str, thread: str) -> bool:
+        """Interrupt it for good, if it is what another process wants to be cancelled."""
+        if thread == ours:
+            self._cancelled = True
+            self.stop()
+        return thread == ours
 
     async def _run(self) -> NotebookResult:
         from notebook_agents.journal import Journal
@@ -235,10 +230,15 @@ class _Work:
                 self._loop, self._execution = asyncio.get_running_loop(), execution
                 if self._stopped:
                     execution.stop(signal.SIGINT)
+                journal.leases.cancel_by(partial(self._cancel, book.thread))
                 with watching(journal, execution.environment[SESSION_VARIABLE], self._on_step):
                     await execution.run()
                 cells = len(execution.cells)
                 book.finish(RunStatus.SUCCEEDED, value={"notebook": str(self._out), "cells": cells})
+            except NotebookStoppedError:
+                if self._cancelled:
+                    book.finish(RunStatus.CANCELLED)
+                raise
             finally:
                 book.release()
         return NotebookResult(

@@ -55,6 +55,13 @@ def value_of(text: str) -> Any:
     return text
 
 
+def text_of(value: Any) -> str:
+    """Return a text that means this value; the other way round than `value_of`."""
+    if isinstance(value, str):
+        return value if value_of(value) == value else json.dumps(value)
+    return str(value)
+
+
 def checked(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return parameters that can be written as Python.
 
@@ -117,6 +124,7 @@ def _literal(name: str, value: Any) -> str:
         pairs = (f"{_literal(name, key)}: {_literal(name, one)}" for key, one in value.items())
         return f"{{{', '.join(pairs)}}}"
     raise UsageError(
-        f"the parameter {name!r} holds a {type(value).__qualname__}, and only numbers, text, True, "
-        "False, None, lists, tuples and dicts can be written into a notebook: give one of those"
+        f"the parameter {name!r} is of type {type(value).__qualname__}, and only numbers, text, "
+        "True, False, None, lists, tuples and dicts can be written into a notebook: give one of "
+        "those"
     )
