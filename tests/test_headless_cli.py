@@ -191,4 +191,3 @@ def test_options_that_mean_nothing_are_refused(
 
     assert done.exit_code == 2
     assert says in done.output
-    assert COMMAND
