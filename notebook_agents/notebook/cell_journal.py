@@ -217,9 +217,11 @@ class CellJournal:
         return found
 
     def changed(self, cells: Sequence[Cell]) -> bool:
-        """Whether cells were run that are not in the notebook any more."""
+        """Whether the process before this one ran cells that are not in the notebook any more."""
+        *before, _ = self._select(Kind.RUN_STARTED)
         now = {self.step(cell) for cell in cells}
-        return any(record.step not in now for record in self._select(Kind.STEP_RETURNED))
+        begun = self._select(Kind.STEP_INTENDED)
+        return any(record.seq > before[-1].seq and record.step not in now for record in begun)
 
     def _done(self, result: Record, snapshots: Mapping[Any, int]) -> Done:
         refs, payload = self.journal.parts([result.seq])[result.seq]

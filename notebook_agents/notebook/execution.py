@@ -44,7 +44,11 @@ from notebook_agents.notebook.errors import (
     NotebookStoppedError,
 )
 from notebook_agents.notebook.kernel import STARTUP_SECONDS, ask, death, manager_of, pid_of
-from notebook_agents.settings import HOME_VARIABLE, NOTEBOOK_RUN_VARIABLE
+from notebook_agents.settings import (
+    HOME_VARIABLE,
+    NOTEBOOK_RUN_VARIABLE,
+    VARIABLES_VARIABLE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -332,8 +336,10 @@ class Execution:
     async def _keep(self, client: NotebookClient, cell: Cell) -> None:
         """Have the kernel record its variables, then record that the cell finished."""
         missing: Any = {}
-        if cell.number in self._too_much or not self.limit:
-            missing = {variables.EVERYTHING: "they were not asked for"}
+        if cell.number in self._too_much:
+            missing = {variables.EVERYTHING: "the kernel died when it was to keep them"}
+        elif not self.limit:
+            missing = {variables.EVERYTHING: f"{VARIABLES_VARIABLE} is 0"}
         elif cell.number < len(self.cells):  # behind the last one nobody needs them
             self._too_much.add(cell.number)
             told = variables.call("keep", **self.book.place(cell), limit=self.limit)

@@ -225,8 +225,8 @@ class _Work:
                 **self._options,
             )
             self._out.parent.mkdir(parents=True, exist_ok=True)
-            book.begin(resume=self._resume)
             try:
+                book.begin(resume=self._resume)
                 self._loop, self._execution = asyncio.get_running_loop(), execution
                 if self._stopped:
                     execution.stop(signal.SIGINT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from notebook_agents.errors import JournalError
 from notebook_agents.model import NOTEBOOK, Kind
 from notebook_agents.runtime.events import StepEvent, What
 
@@ -21,6 +23,7 @@ _WHAT: dict[Kind, What] = {
     Kind.STEP_SUSPENDED: "suspended",
 }
 _SECONDS = 0.2
+_logger = logging.getLogger("notebook_agents.notebook")
 
 
 @contextmanager
@@ -59,7 +62,13 @@ def watching(
                 if ours[record.thread]:
                     tell(_event(record, what))
 
-    worker = threading.Thread(target=work, name="notebook-agents-steps", daemon=True)
+    def watch() -> None:
+        try:
+            work()
+        except JournalError as error:  # the notebook runs all the same
+            _logger.warning("the steps of %s are not shown any more: %s", notebook, error)
+
+    worker = threading.Thread(target=watch, name="notebook-agents-steps", daemon=True)
     worker.start()
     try:
         yield
