@@ -286,7 +286,8 @@ class Execution:
             for name, reason in missing.items()
         )
         told = f" ({why})" if why else ""
-        self._note(f"{which} again: the variables behind could not be kept{told}")
+        what = "kept" if missing else "restored"
+        self._note(f"{which} again: the variables behind could not be {what}{told}")
 
     def _skip(self, count: int) -> None:
         """Put into the notebook what the first cells had put there."""

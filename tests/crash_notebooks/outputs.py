@@ -48,16 +48,22 @@ def shown(path: Path, folder: Path) -> list[str]:
 
 
 def _outputs(cell: Any) -> Iterator[Any]:
+    said = ""
     for output in cell.outputs:
         if output.output_type == "stream":
-            if output.name == "stdout":
-                yield _plain(output.text)
-        elif output.output_type == "error":
+            said += output.text if output.name == "stdout" else ""
+            continue
+        if said:  # what stderr had in between does not cut it
+            yield _plain(said)
+            said = ""
+        if output.output_type == "error":
             yield [output.ename, _plain(output.evalue)]
         elif _is_timeline(output.data):
             yield "<timeline>"
         else:
             yield {kind: _plain(value) for kind, value in sorted(output.data.items())}
+    if said:
+        yield _plain(said)
 
 
 def _is_timeline(data: Any) -> bool:

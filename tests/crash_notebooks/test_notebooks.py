@@ -96,14 +96,15 @@ def test_what_differs_between_any_two_runs_does_not_count(tmp_path: Path) -> Non
         path = written(tmp_path / "a.ipynb", "1")
         nb = nbformat.read(path, as_version=4)
         nb.cells[1].outputs = [
-            nbformat.v4.new_output("stream", name="stdout", text=text),
+            nbformat.v4.new_output("stream", name="stdout", text=text[:5]),
             nbformat.v4.new_output("stream", name="stderr", text=told),
+            nbformat.v4.new_output("stream", name="stdout", text=text[5:]),
         ]
         nbformat.write(nb, path)
         return shown(path, tmp_path)
 
     one = notebook("at 2026-11-21 20:00:01 UTC in 3.1 s: a-calm-river-1234abcd", "thread: x")
-    two = notebook("at 2026-11-22 08:10:59 UTC in 17 ms: a-keen-brook-ffff0000", "")
+    two = notebook("at 2026-11-22 08:10:59 UTC in 17 ms: a-keen-brook-ffff0000", "x")
 
     assert one == two
     assert notebook("3 files", "") != notebook("4 files", "")

@@ -223,8 +223,9 @@ def _judge(folder: Path, reference: Reference, tally: Tally) -> Iterator[str]:
                 yield f"thread {info.thread} is {info.status}"
             if info.agent == NOTEBOOK:
                 continue
-            for step in run_view(journal, info.thread).steps:
-                attempts[step.key] = len(step.attempts) if step.was_in_doubt else 1
+            for number in range(1, info.run + 1):
+                for step in run_view(journal, info.thread, number).steps:
+                    attempts[step.key] = len(step.attempts) if step.was_in_doubt else 1
     for key, count in ledger.items():
         if count > attempts.get(key, 0):
             yield f"the effect {key} happened {count} times, in {attempts.get(key, 0)} attempts"
