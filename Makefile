@@ -2,6 +2,7 @@
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
+# make crash-notebooks   kernels and runners of the notebooks killed: make crash-notebooks N=50 SEED=1
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
 # make newest  the shapes and their kills with the newest LangGraph there is; ends with what broke: make newest N=500
@@ -13,7 +14,7 @@ N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check crash damage conformance newest bench clean
+.PHONY: demo test check crash crash-notebooks damage conformance newest bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -29,6 +30,10 @@ check: $(VENV)/.ready-dev
 
 crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)
+
+crash-notebooks: N = 50
+crash-notebooks: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.crash_notebooks $(N) --seed $(SEED)
 
 damage: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.damage $(N) --seed $(SEED) --bursts

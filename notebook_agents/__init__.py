@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from notebook_agents.graph.threads import Thread
     from notebook_agents.journal.store import Journal
     from notebook_agents.model import RunStatus, Step
+    from notebook_agents.notebook.headless import arun_notebook, run_notebook
     from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
 
 _HOMES = {
+    "arun_notebook": "notebook_agents.notebook.headless",
     "cancel": "notebook_agents.graph.cancel",
     "Agent": "notebook_agents.graph.agent",
     "Journal": "notebook_agents.journal.store",
@@ -44,6 +46,7 @@ _HOMES = {
     "resolve": "notebook_agents.graph.resume",
     "resume": "notebook_agents.graph.resume",
     "resume_all": "notebook_agents.graph.recovery",
+    "run_notebook": "notebook_agents.notebook.headless",
     "step": "notebook_agents.runtime.steps",
     "unfinished": "notebook_agents.graph.resume",
 }
@@ -58,6 +61,7 @@ __all__ = [
     "Step",
     "Thread",
     "__version__",
+    "arun_notebook",
     "cancel",
     "delete",
     "did",
@@ -67,6 +71,7 @@ __all__ = [
     "resolve",
     "resume",
     "resume_all",
+    "run_notebook",
     "step",
     "unfinished",
 ]

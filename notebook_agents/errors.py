@@ -15,6 +15,7 @@ NotebookAgentsError
 │   ├── DefinitionError       the graph cannot be captured, or not be rebuilt
 │   └── NotDurableError       a durable call outside a run, or a journal used after fork or close
 ├── ValueNotKeptError         a value cannot be kept; the step is failed                exit 1
+├── ValueTooLargeError        a value becomes more bytes than may be kept
 ├── StepFailedError           a step's recorded failure, given again on replay          exit 1
 ├── StepTimeoutError          a step took longer than its `timeout`; also a TimeoutError exit 1
 ├── ThreadBusyError           another process drives the thread; says which             exit 5
@@ -101,6 +102,10 @@ class NotDurableError(UsageError):
 
 class ValueNotKeptError(NotebookAgentsError):
     """A state value or a result cannot be kept; the message names the field and its type."""
+
+
+class ValueTooLargeError(NotebookAgentsError):
+    """A value becomes more bytes than may be kept."""
 
 
 class StepFailedError(NotebookAgentsError):

@@ -49,6 +49,10 @@ class Kind(StrEnum):
     """The thread's records before this one are gone."""
 
 
+NOTEBOOK = "(notebook)"
+"""Stands for the agent's name where a thread is a notebook that ran without a browser."""
+
+
 class Said(StrEnum):
     """What a person said of an attempt: the name of a decision."""
 

@@ -17,10 +17,16 @@ BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
 BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
 TTL_VARIABLE = "NOTEBOOK_AGENTS_TTL"
 NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
+VARIABLES_VARIABLE = "NOTEBOOK_AGENTS_VARIABLES_MB"
+NOTEBOOK_RUN_VARIABLE = "NOTEBOOK_AGENTS_NOTEBOOK_RUN"
+"""Set by whoever runs a notebook without a browser, for its kernel: the thread of this run."""
 FOLDER = ".notebook_agents"
 
 LEASE_SECONDS = 30.0
 """For how long the driver of a thread may leave unanswered whether it still drives it."""
+
+VARIABLES_MB = 256.0
+"""Megabytes that a notebook's variables may take, pickled, to be kept behind each cell."""
 
 INGEST_RECORDS = 20_000
 """Records in the queue above which a burst moves them to DuckDB by itself."""
@@ -86,6 +92,24 @@ def lease_seconds() -> float:
     if not seconds >= 1.0:
         raise UsageError(f"{LEASE_VARIABLE} is {said!r}: give a number of seconds, at least 1")
     return seconds
+
+
+def variables_bytes() -> int:
+    """Return VARIABLES_MB in bytes, or what NOTEBOOK_AGENTS_VARIABLES_MB says; 0 keeps none.
+
+    Raises:
+        UsageError: That is no size.
+    """
+    said = os.environ.get(VARIABLES_VARIABLE) or VARIABLES_MB
+    try:
+        found = float(said)
+        if not 0 <= found < 2**30:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"{VARIABLES_VARIABLE} is {said!r}: give a number of megabytes, or 0"
+        ) from None
+    return round(found * 1e6)
 
 
 def auto_resume() -> int:

@@ -317,7 +317,7 @@ def test_a_notebook_is_run_and_saved_beside_itself(here: Path) -> None:
     (here / "some.ipynb").write_text(json.dumps(notebook))
     done = cli("run", "some.ipynb")
     assert done.stdout == f"{here / 'some.executed.ipynb'}\n"
-    assert done.stderr.startswith("▸ cell 1/1 20 + 22\n✓ cell 1/1 20 + 22 · ")
+    assert "▸ cell 1/1 20 + 22\n✓ cell 1/1 20 + 22 · " in done.stderr
     assert json.loads(cli("run", "some.ipynb", "--json").stdout)["cells"] == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -12,20 +11,19 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_notebook
+from support.notebooks import gone, outputs, written
 
-from notebook_agents.notebook import headless
-from notebook_agents.notebook.headless import (
-    CellEvent,
+from notebook_agents.notebook.cells import CellEvent, CellState, write_atomic
+from notebook_agents.notebook.errors import (
     CellFailedError,
-    CellState,
     CellTimeoutError,
     KernelDiedError,
     NotebookError,
     NotebookFileError,
     NotebookStoppedError,
-    run_notebook,
 )
+from notebook_agents.notebook.headless import run_notebook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,38 +72,6 @@ print("waiting", flush=True)
 time.sleep(60)"""
 
 
-def written(path: Path, *sources: str) -> Path:
-    """Write a notebook whose kernel spec nobody has installed and whose outputs are old."""
-    cells = [new_code_cell(source) for source in sources]
-    for cell in cells:
-        cell.execution_count = 7
-        cell.outputs = [nbformat.v4.new_output("stream", text="from another time")]
-    nb = new_notebook(cells=[new_markdown_cell("# Title"), *cells])
-    nb.metadata["kernelspec"] = {"name": "no-such", "display_name": "?", "language": "python"}
-    path.write_text(nbformat.writes(nb), encoding="utf-8")
-    return path
-
-
-def outputs(path: Path) -> list[str]:
-    """Return the text that each code cell of a saved notebook shows."""
-    nb = nbformat.read(path, as_version=4)
-    nbformat.validate(nb)
-    return [
-        "".join(out.get("text") or out.get("ename") or "" for out in cell.outputs)
-        for cell in nb.cells
-        if cell.cell_type == "code"
-    ]
-
-
-def gone(pid: int) -> bool:
-    """Say whether no process has this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def test_runs_in_this_python_and_knows_its_notebook_and_journal(tmp_path: Path) -> None:
     """The kernel is this very Python, installed or not, and is told notebook and journal."""
     notebook = written(tmp_path / "a.ipynb", WHERE)
@@ -140,7 +106,7 @@ def test_a_failing_cell_is_named_and_the_rest_is_saved(tmp_path: Path) -> None:
         run_notebook(notebook, out=tmp_path / "sub" / "out.ipynb", on_cell=events.append)
 
     assert caught.value.cell == 2
-    assert "run the notebook again" in str(caught.value)
+    assert "run the notebook again to go on" in str(caught.value)
     assert outputs(tmp_path / "sub" / "out.ipynb") == ["fine\n", "ZeroDivisionError", ""]
     assert [(event.number, event.line, event.state) for event in events] == [
         (1, "print('fine')", CellState.STARTED),
@@ -157,7 +123,7 @@ def test_a_killed_kernel_is_reported_with_the_way_to_resume(tmp_path: Path) -> N
     home = tmp_path / "j"
 
     with pytest.raises(KernelDiedError) as caught:
-        run_notebook(notebook, journal=home)
+        run_notebook(notebook, journal=home, restarts=0)
 
     error = caught.value
     assert (error.cell, error.signum) == (2, signal.SIGKILL)
@@ -254,10 +220,10 @@ def test_errors_survive_pickling(error: NotebookError) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     """Writing a file either succeeds or changes nothing and leaves nothing behind."""
     path = tmp_path / "file"
-    headless.write_atomic(path, "old")
+    write_atomic(path, "old")
 
     with pytest.raises(UnicodeEncodeError):
-        headless.write_atomic(path, "new" + "\ud800")
+        write_atomic(path, "new" + "\ud800")
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -30,6 +30,7 @@ def test_all_is_pinned():
         "Step",
         "Thread",
         "__version__",
+        "arun_notebook",
         "cancel",
         "delete",
         "did",
@@ -39,6 +40,7 @@ def test_all_is_pinned():
         "resolve",
         "resume",
         "resume_all",
+        "run_notebook",
         "step",
         "unfinished",
     ]

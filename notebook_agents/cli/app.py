@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -24,9 +24,7 @@ from notebook_agents.cli.options import (
     use_journal,
 )
 from notebook_agents.cli.removing import delete
-
-if TYPE_CHECKING:
-    from notebook_agents.notebook.headless import CellEvent
+from notebook_agents.model import NOTEBOOK
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -98,7 +96,29 @@ def demo(ctx: click.Context, *, out: str, env: str | None, as_json: bool) -> Non
     "--key", metavar="KEY", help="A finished run with this key and input is not run again."
 )
 @click.option("--new", is_flag=True, help="Start a new run in any case.")
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="A notebook's parameter, as papermill has it. Repeatable.",
+)
 @click.option("--out", metavar="FILE", help="Where a notebook is saved with its outputs.")
+@click.option("--no-resume", is_flag=True, help="Start a notebook over.")
+@click.option(
+    "--restarts",
+    metavar="N",
+    type=click.IntRange(0),
+    help="How often a notebook's kernel is started anew for one cell. Default: 3.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="How long a notebook's cell may take. Default: any time.",
+)
 @journal_option
 @json_option
 @click.pass_context
@@ -110,30 +130,47 @@ def run(
     thread: str | None,
     key: str | None,
     new: bool,
+    parameters: tuple[tuple[str, str], ...],
     out: str | None,
+    no_resume: bool,
+    restarts: int | None,
+    timeout: float | None,
     journal: str | None,
     as_json: bool,
 ) -> None:
     """Run an agent or a notebook, or go on with its run.
 
     TARGET is module:name or file.py:name of an Agent or a LangGraph graph, or a notebook. The same
-    input goes on with a run that was stopped, killed or failed: what returned is not run again.
+    command goes on with a run that was stopped, killed or failed: what returned is not run again,
+    nor is a notebook's cell that finished. A notebook that came to its end begins anew.
 
     \b
     Examples:
       notebook-agents run agents.py:research --input '{"question": "…"}'
       notebook-agents run mypackage.agents:research --input @question.json --thread monday
-      notebook-agents run analysis.ipynb --out analysis.out.ipynb
+      notebook-agents run analysis.ipynb -p year 2026 --out analysis.out.ipynb
 
-    --json writes what `show --json` writes; of a notebook it writes path, kernel, cells and
-    seconds.
+    --json writes what `show --json` writes; of a notebook it writes path, kernel, cells, seconds,
+    thread, skipped, restarts and notes. A cell that takes too long ends a notebook with 124.
     """
     use_journal(journal)
+    of_notebooks = {
+        "parameter": parameters or None,
+        "out": out,
+        "no-resume": no_resume or None,
+        "restarts": restarts,
+        "timeout": timeout,
+    }
     if target.endswith(".ipynb"):
-        _refuse(thread=thread, key=key, input=given, new=new or None)
-        _run_notebook(target, out=out, journal=journal, as_json=as_json)
+        _refuse("a notebook", thread=thread, key=key, input=given, new=new or None)
+        from notebook_agents.cli.notebook import run_notebook
+
+        options: dict[str, Any] = {"out": out, "journal": journal, "timeout": timeout}
+        if restarts is not None:
+            options["restarts"] = restarts
+        run_notebook(target, parameters, as_json=as_json, resume=not no_resume, **options)
         return
-    _refuse(out=out)
+    _refuse("an agent", **of_notebooks)
     from notebook_agents.cli.driving import Driving, folder_of
     from notebook_agents.cli.target import load_agent, read_input
 
@@ -286,6 +323,10 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
             click.echo(data.dumps(data.run_data(view, value)))
         else:
             again = resume_command(thread, journal)
+            if view.agent == NOTEBOOK:
+                from notebook_agents.cli import notebook
+
+                again = notebook.again(opened, thread, journal)
             say = resume_command(thread, journal, command="resolve")
             click.echo(render.run(view, value, resume=again, resolve=say))
 
@@ -329,23 +370,8 @@ app.add_command(journal_group)
 app.add_command(kernel)
 
 
-def _refuse(**options: object) -> None:
+def _refuse(what: str, **options: object) -> None:
     """Refuse options that mean nothing for the target."""
     for name, value in options.items():
         if value is not None:
-            what = "an agent" if name == "out" else "a notebook"
             raise click.UsageError(f"--{name} means nothing for {what}: leave it out")
-
-
-def _run_notebook(target: str, *, out: str | None, journal: str | None, as_json: bool) -> None:
-    from notebook_agents.cli.progress import cell_line
-    from notebook_agents.notebook.headless import run_notebook
-
-    def on_cell(event: CellEvent) -> None:
-        click.echo(cell_line(event), err=True)
-
-    result = run_notebook(target, out=out, journal=journal, on_cell=None if as_json else on_cell)
-    if as_json:
-        click.echo(data.dumps(data.notebook_data(result)))
-    else:
-        click.echo(str(result.path))

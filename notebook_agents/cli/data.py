@@ -129,6 +129,10 @@ def notebook_data(result: NotebookResult) -> dict[str, Any]:
         "kernel": result.kernel,
         "cells": result.cells,
         "seconds": round(result.seconds, 3),
+        "thread": result.thread,
+        "skipped": result.skipped,
+        "restarts": result.restarts,
+        "notes": list(result.notes),
     }
 
 

@@ -24,7 +24,8 @@ Exit codes:
   0  done                       4  a step is in doubt
   1  a run failed               5  held by another process
   2  wrong usage                6  the journal is damaged or newer
-  3  waiting for a person     130  Ctrl-C     143  SIGTERM
+  3  waiting for a person     124  a notebook's cell took too long
+                              130  Ctrl-C     143  SIGTERM
 """
 
 STATUS_CODES: Mapping[RunStatus, int] = {

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from notebook_agents.notebook.headless import CellEvent
+    from notebook_agents.notebook.cells import CellEvent
     from notebook_agents.runtime.events import StepEvent
 
 _SHOWN = 8
 """Lines of the live view for steps that ended; as many again for steps that run."""
 
-_GLYPHS = {"returned": "✓", "failed": "✗", "suspended": "‖", "in_doubt": "?"}
-_COLORS = {"✓": "green", "✗": "red", "‖": "yellow", "?": "yellow", "▸": "cyan"}
+GLYPHS = {"returned": "✓", "failed": "✗", "suspended": "‖", "in_doubt": "?"}
+_COLORS = {"✓": "green", "✗": "red", "‖": "yellow", "?": "yellow", "▸": "cyan", "↺": "dim"}
 _WORDS = {"failed": "failed", "suspended": "waits", "in_doubt": "in doubt"}
 
 
@@ -71,7 +71,7 @@ class Progress:
                 self._say(f"▸ {name}")
             else:
                 _, began = self._running.pop(event.step, (name, None))
-                line = f"{_GLYPHS[event.what]} {name}"
+                line = f"{GLYPHS[event.what]} {name}"
                 for more in (_WORDS.get(event.what), began and duration(now - began)):
                     line += f" · {more}" if more else ""
                 self._ended.append(line)
@@ -116,7 +116,7 @@ class Progress:
         title = f"thread {clean(self.thread)}" if self.thread else "starting"
         text = Text(" · ".join([title, *counts]), style="bold", no_wrap=True, overflow="ellipsis")
         for line in lines:
-            text.append("\n").append(line[0], _COLORS[line[0]]).append(line[1:], "not bold")
+            painted(text, line, "not bold")
         return text
 
     def _say_replayed(self, *, first: bool = False) -> None:
@@ -132,6 +132,15 @@ class Progress:
                 click.echo(line, err=True)
             except (OSError, ValueError):
                 self._plain = False  # nobody reads stderr any more; that must not fail the step
+
+
+def painted(text: Text, line: str, style: str = "") -> None:
+    """Append a line to a text, its first character that is no space in that glyph's color."""
+    rest = line.lstrip()
+    if text.plain:
+        text.append("\n")
+    text.append(line[: len(line) - len(rest)])
+    text.append(rest[:1], _COLORS.get(rest[:1], style)).append(rest[1:], style)
 
 
 def cell_line(event: CellEvent) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from notebook_agents.journal import Journal
 from notebook_agents.settings import journal_home
+
+if TYPE_CHECKING:
+    from notebook_agents.journal.store import Mode
 
 _journals: dict[str, Journal] = {}
 
@@ -14,8 +19,17 @@ def default_journal(*, create: bool = True) -> Journal:
     Raises:
         NoJournalError: There is none and `create` is false.
     """
-    home = str(journal_home(create=create))
+    return journal_at(str(journal_home(create=create)), create=create)
+
+
+def journal_at(home: str, mode: Mode = "shared", *, create: bool = False) -> Journal:
+    """Return the journal in a directory, opened once in this process.
+
+    Raises:
+        NoJournalError: There is none and `create` is false.
+        JournalBusyError: Another process has it open exclusively (mode "exclusive" only).
+    """
     journal = _journals.get(home)
     if journal is None or journal.closed:
-        journal = _journals[home] = Journal.open(home, create=create)
+        journal = _journals[home] = Journal.open(home, mode, create=create)
     return journal

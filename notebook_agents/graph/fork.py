@@ -23,7 +23,7 @@ from notebook_agents.errors import (
 from notebook_agents.journal import Claim, Draft
 from notebook_agents.journal.copying import copy_records, hidden
 from notebook_agents.journal.values import pack
-from notebook_agents.model import Kind, RunStatus
+from notebook_agents.model import NOTEBOOK, Kind, RunStatus
 from notebook_agents.runtime.origin import here
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     journal.thread(thread)
     head = journal.head(thread)
     assert head is not None
+    if head.agent == NOTEBOOK:
+        raise UnknownThreadError(
+            f"thread {thread!r} is a notebook and no conversation: fork a thread of an agent"
+        )
     if head.agent is None:
         raise UnknownThreadError(
             f"thread {thread!r} was written by a plain LangGraph graph and has no steps: fork it "

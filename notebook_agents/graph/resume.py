@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import (
@@ -17,7 +18,7 @@ from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.people import NO_ANSWER
 from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run
-from notebook_agents.model import Kind, RunStatus
+from notebook_agents.model import NOTEBOOK, Kind, RunStatus
 from notebook_agents.runtime.decisions import decide
 from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.origin import here
@@ -48,7 +49,7 @@ def unfinished(journal: Journal | None = None) -> list[ThreadInfo]:
         NoJournalError: There is none here.
     """
     journal = journal or default_journal(create=False)
-    return [info for info in journal.threads() if info.agent and info.status in _RESUMABLE]
+    return [info for info in _agents(journal) if info.status in _RESUMABLE]
 
 
 def resume(
@@ -96,8 +97,14 @@ def agent_of(journal: Journal, info: ThreadInfo) -> Agent:
     """Return this process's agent for a thread, or the one that its record defines.
 
     Raises:
-        DefinitionError: The graph cannot be rebuilt here; the message says what is missing.
+        DefinitionError: It is no agent's, or the graph cannot be rebuilt here; the message says
+            what is missing.
     """
+    if info.agent == NOTEBOOK:
+        raise DefinitionError(
+            f"thread {info.thread!r} is a notebook and no agent: go on with it by the command that "
+            f"began it, `notebook-agents run {shlex.quote(info.notebook or '')}`"
+        )
     live = live_agent(info.agent or "")
     return live.on(journal) if live is not None else _rebuilt(journal, info)
 
@@ -141,11 +148,16 @@ def resolve(
     return Run(journal, thread, decide(journal, thread, step, answer, codec=codec))
 
 
+def _agents(journal: Journal) -> list[ThreadInfo]:
+    """Return the threads that agents made, the newest first."""
+    return [info for info in journal.threads() if info.agent and info.agent != NOTEBOOK]
+
+
 def _newest(journal: Journal) -> str:
     found = [
         info
-        for info in journal.threads()
-        if info.agent and (info.status in _RESUMABLE or was_left(journal.id, info.thread))
+        for info in _agents(journal)
+        if info.status in _RESUMABLE or was_left(journal.id, info.thread)
     ]
     notebook = here().notebook
     if notebook is not None:

@@ -24,13 +24,12 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import UsageError
+from notebook_agents.model import NOTEBOOK as A_NOTEBOOK
 from notebook_agents.model import Outcome, RunStatus
-from notebook_agents.notebook.headless import (
-    SESSION_VARIABLE,
-    KernelDiedError,
-    run_notebook,
-    write_atomic,
-)
+from notebook_agents.notebook.cells import write_atomic
+from notebook_agents.notebook.errors import KernelDiedError
+from notebook_agents.notebook.execution import SESSION_VARIABLE
+from notebook_agents.notebook.headless import run_notebook
 from notebook_agents.resources import resource
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class _Place:
         from notebook_agents.runtime.view import run_view
 
         with Journal.open(self.journal) as journal:
-            threads = journal.threads()
+            threads = [info for info in journal.threads() if info.agent != A_NOTEBOOK]
             return run_view(journal, threads[0].thread) if threads else None
 
 
@@ -262,6 +261,7 @@ def _run_and_kill(notebook: Path, place: _Place, python: Path | None, lines: int
                 out=place.home / "killed.ipynb",
                 journal=place.journal,
                 on_kernel=aim,
+                restarts=0,
                 timeout=_TIMEOUT_SECONDS,
                 cwd=place.home,
                 environment={} if python is None else {_PYTHON_VARIABLE: str(python)},

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
 
-from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError
+from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
 from notebook_agents.pickling import environment
 from notebook_agents.pickling.refusals import type_name
 from notebook_agents.pickling.rules import RefusedError, rule_for
@@ -29,6 +30,7 @@ _NEVER_REFERENCES = frozenset(
 )
 
 Refer = Callable[[object], str | None]
+Reduce = Callable[[object], Any]
 Encode = Callable[[object], bytes]
 
 
@@ -36,6 +38,8 @@ class _Options(NamedTuple):
     by_value: frozenset[str] = frozenset()
     variables: Mapping[str, str] = {}
     reference: Refer | None = None
+    reduce: Reduce | None = None
+    limit: int | None = None
 
 
 _PLAIN = _Options()
@@ -48,6 +52,8 @@ def dumps(
     by_value: Collection[str] = (),
     secrets: Mapping[str, str] | None = None,
     reference: Refer | None = None,
+    reduce: Reduce | None = None,
+    limit: int | None = None,
 ) -> bytes:
     """Pickle an object so that it comes back in a process that has none of this one's cells.
 
@@ -58,6 +64,9 @@ def dumps(
         secrets: Values of environment variables, by the variable's name. A string that equals one
             is left out and read from the environment again by `loads`.
         reference: Returns a token for an object that shall be kept as a reference, else None.
+        reduce: Returns what `__reduce__` may return, for objects that only this call can keep, else
+            None. Asked before all other rules.
+        limit: How many bytes it may become; None for any number.
 
     Returns:
         Bytes for `loads`.
@@ -65,12 +74,13 @@ def dumps(
     Raises:
         ValueNotKeptError: Something in it cannot be kept. The message says where it is, what it is
             and what to do instead.
+        ValueTooLargeError: It becomes more bytes than `limit`.
         DefinitionError: A secret's value is a part of something in it.
     """
     options = _PLAIN
-    if by_value or secrets or reference is not None:
+    if by_value or secrets or reference is not None or reduce is not None or limit is not None:
         variables = environment.names_by_value(secrets or {})
-        options = _Options(frozenset(by_value), variables, reference)
+        options = _Options(frozenset(by_value), variables, reference, reduce, limit)
     try:
         data: bytes | str = _encode(obj, options)
     except (NotebookAgentsError, MemoryError):
@@ -84,7 +94,12 @@ def dumps(
     return data
 
 
-def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> object:
+def loads(
+    data: bytes,
+    *,
+    reference: Callable[[str], object] | None = None,
+    main: dict[str, Any] | None = None,
+) -> object:
     """Rebuild what `dumps` was given.
 
     Only for bytes that this user's key has authenticated: a pickle is code.
@@ -92,6 +107,8 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
     Args:
         data: What `dumps` returned.
         reference: Returns the object for a token that `dumps` was given for it.
+        main: The namespace in which functions of `__main__` look for globals; None: one of their
+            own, which has what they used when they were kept.
 
     Raises:
         ValueNotKeptError: A module, a name or an environment variable that it needs is not here, or
@@ -106,7 +123,7 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
     file = io.BytesIO(data)
     file.seek(1)
     try:
-        return _Unpickler(file, reference).load()
+        return _Unpickler(file, reference, main).load()
     except (NotebookAgentsError, MemoryError):
         raise
     except Exception as error:
@@ -139,15 +156,46 @@ class _Referring:
         token = refer(value)
         return None if token is None else ("ref", token)
 
+    def reducer_override(self, value: Any) -> Any:
+        reduce = self.options.reduce
+        if reduce is not None and (reduced := reduce(value)) is not None:
+            return reduced
+        return super().reducer_override(value)  # type: ignore[misc]  # the pickler's own
+
 
 class _ReferringPickler(_Referring, _Pickler):
     pass
 
 
+class _Bounded(io.BytesIO):
+    """Takes so many bytes and no more."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._left = limit
+
+    def write(self, data: Any) -> int:
+        self._left -= memoryview(data).nbytes
+        if self._left < 0:
+            raise ValueTooLargeError("it becomes more bytes than may be kept")
+        return super().write(data)
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, reference: Callable[[str], object] | None) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        reference: Callable[[str], object] | None,
+        main: dict[str, Any] | None,
+    ) -> None:
         super().__init__(file)
         self._reference = reference
+        self._main = main
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_make_function" and self._main is not None:
+            return functools.partial(_make_function, self._main)
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: tuple[str, str]) -> object:
         kind, token = pid
@@ -160,10 +208,18 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
+def _make_function(main: dict[str, Any], code: Any, owned: dict[str, Any], *rest: Any) -> Any:
+    """Make a function as cloudpickle does, but one of `__main__` with the live globals.
+
+    Else it would not see what later cells change.
+    """
+    return types.FunctionType(code, main if owned.get("__name__") == "__main__" else owned, *rest)
+
+
 def _encode(value: object, options: _Options, engine: bytes = _CLOUDPICKLE) -> bytes:
-    file = io.BytesIO()
+    file = io.BytesIO() if options.limit is None else _Bounded(options.limit)
     file.write(engine)
-    refers = bool(options.variables) or options.reference is not None
+    refers = bool(options.variables or options.reference or options.reduce)
     if engine == _DILL:
         pickler = _fallback_class(refers=refers)(file)
     else:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from notebook_agents.settings import NOTEBOOK_RUN_VARIABLE
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
@@ -15,7 +17,8 @@ class Origin:
 
     Attributes:
         notebook: The notebook's path, or None in a script or where nothing tells.
-        cell: The cell's id, or None.
+        cell: The cell's id, or None. Where the notebook runs without a browser, with that run's
+            name: each asks anew what the one before was answered.
     """
 
     notebook: str | None
@@ -46,4 +49,6 @@ def _cell(shell: Any) -> str | None:
     if kernel is None:
         return None
     parent = kernel.get_parent() or {}
-    return parent.get("metadata", {}).get("cellId") or None
+    cell = parent.get("metadata", {}).get("cellId") or None
+    run = os.environ.get(NOTEBOOK_RUN_VARIABLE)
+    return f"{cell} of {run}" if cell and run else cell

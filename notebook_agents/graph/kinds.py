@@ -1,0 +1,38 @@
+"""How a notebook's variables keep what belongs to this process: agents, runs, journals.
+
+An agent is made again from its graph. A journal is opened again, once. A run is looked up in its
+journal when it is asked for something. Elsewhere, in a step's result say, these are not kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from notebook_agents.graph.agent import Agent
+from notebook_agents.graph.folder import journal_at
+from notebook_agents.graph.run import Run
+from notebook_agents.journal import Journal
+
+
+def reduce(value: object) -> tuple[Any, ...] | None:
+    """Return what `__reduce__` may return, or None where the object is of no such kind."""
+    if isinstance(value, Agent):
+        kept = (value.allow, value.prices, value.ttl, value._module)
+        return _agent, (value.given, value.name, value._journal, *kept)
+    if isinstance(value, Run):
+        return _run, (value._journal, value.thread, value.number, value.stored, value._allow)
+    if isinstance(value, Journal):
+        return journal_at, (str(value.home), value.mode)
+    return None
+
+
+def _agent(
+    given: Any, name: str, journal: Journal | None, allow: Any, prices: Any, ttl: Any, module: str
+) -> Agent:
+    made = Agent(given, name, journal, allow=allow, prices=prices, ttl=ttl, auto_resume=0)
+    made._module = module
+    return made
+
+
+def _run(journal: Journal, thread: str, number: int, stored: bool, allow: Any) -> Run:  # noqa: FBT001 - positional in a pickle
+    return Run(journal, thread, number, stored=stored, allow=allow)
