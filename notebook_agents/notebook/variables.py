@@ -1,9 +1,10 @@
 """The variables of a kernel, kept behind each cell of a notebook and given to the next kernel.
 
-`begin`, `keep` and `restore` run inside the kernel, asked by whoever runs the notebook (`call` makes the
-expression). Kept is all or nothing: the user's variables as one pickle, so that what is shared
-stays shared, and beside it what cells change around them: the working folder, the module path,
-environment variables, IPython extensions and the state of random numbers. Modules are kept by name.
+`begin`, `keep` and `restore` run inside the kernel, asked by whoever runs the notebook (`call`
+makes the expression). Kept is all or nothing: the user's variables as one pickle, so that what is
+shared stays shared, and beside it what cells change around them: the working folder, the module
+path, environment variables, IPython extensions and the state of random numbers. Modules are kept by
+name.
 
 A pickle is a chunk of a sealed record: the same variables are stored once, and nothing is loaded
 that the thread's key did not seal.
