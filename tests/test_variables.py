@@ -137,6 +137,20 @@ def test_what_cannot_be_rebuilt_is_said_and_its_cells_run_again(tmp_path: Path) 
     assert any("cell 3 could not be restored" in text for text in result.notes)
 
 
+@pytest.mark.crash
+def test_a_kernel_that_dies_keeping_its_variables_is_not_asked_again(tmp_path: Path) -> None:
+    """The cell runs again in a fresh kernel, its variables are not kept, and it is said why."""
+    deadly = "note('two')\nclass Deadly:\n    def __reduce__(self):\n        die(9)\nx = Deadly()"
+    notebook = written(tmp_path / "a.ipynb", SETUP + "note('one')", deadly, "del x\nprint('end')")
+
+    result = run_notebook(notebook, restarts=1)
+
+    did = ledger(tmp_path)
+    assert (did["one"], did["two"], did["death"], result.restarts) == (1, 2, 1, 1)
+    assert any("the kernel died when it was to keep them" in text for text in result.notes)
+    assert outputs(result.path)[-1] == "end\n"
+
+
 def test_a_pickle_takes_no_more_bytes_than_it_may() -> None:
     """What becomes larger is refused while it is made."""
     assert pickling.dumps(b"x" * 900, what="it", limit=1000)
