@@ -57,7 +57,9 @@ def test_agents_runs_and_journals_are_there_again(tmp_path: Path) -> None:
     assert "{'x': 30} {'x': 40}\nTrue other <bound method" in shown
 
 
-def test_what_cells_change_around_their_variables_is_there_again(tmp_path: Path) -> None:
+def test_what_cells_change_around_their_variables_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The working folder, module path, environment, random numbers and imported modules."""
     notebook = tmp_path / "a.ipynb"
     (tmp_path / "deeper").mkdir()
@@ -71,11 +73,14 @@ def test_what_cells_change_around_their_variables_is_there_again(tmp_path: Path)
         "print(ours.value, json.dumps(1))"
     )
 
-    failed_at_once = f"os.environ['OLD'] = 'x'\n{change}"
-    failed(notebook, failed_at_once, look)
+    monkeypatch.setenv("OLD", "x")
+    written(notebook, f"import os\nfrom pathlib import Path\n{change}", MENDED, look)
+    with pytest.raises(CellFailedError):
+        run_notebook(notebook)
+    (tmp_path / "mended").touch()
     result = run_notebook(notebook)
 
-    assert result.skipped == 2
+    assert result.skipped == 1
     assert outputs(result.path)[-1] == f"{tmp_path} set None 0.32383276483316237\nours 1\n"
 
 
@@ -130,6 +135,20 @@ def test_what_cannot_be_rebuilt_is_said_and_its_cells_run_again(tmp_path: Path) 
     assert ledger(tmp_path)["one"] == 1
     assert outputs(result.path)[-1] == "2 {}\n"
     assert any("cell 3 could not be restored" in text for text in result.notes)
+
+
+@pytest.mark.crash
+def test_a_kernel_that_dies_keeping_its_variables_is_not_asked_again(tmp_path: Path) -> None:
+    """The cell runs again in a fresh kernel, its variables are not kept, and it is said why."""
+    deadly = "note('two')\nclass Deadly:\n    def __reduce__(self):\n        die(9)\nx = Deadly()"
+    notebook = written(tmp_path / "a.ipynb", SETUP + "note('one')", deadly, "del x\nprint('end')")
+
+    result = run_notebook(notebook, restarts=1)
+
+    did = ledger(tmp_path)
+    assert (did["one"], did["two"], did["death"], result.restarts) == (1, 2, 1, 1)
+    assert any("the kernel died when it was to keep them" in text for text in result.notes)
+    assert outputs(result.path)[-1] == "end\n"
 
 
 def test_a_pickle_takes_no_more_bytes_than_it_may() -> None:

@@ -256,6 +256,8 @@ class Execution:
 
     async def _run_cells(self, client: NotebookClient) -> None:
         """Run the code cells one by one, but those that can be skipped."""
+        if self.limit:
+            await self._ask(client, variables.call("begin"))
         first = await self._restored(client)
         if first < len(self._done):
             self._say_again(first)

@@ -81,12 +81,10 @@ def run_notebook(
 ) -> NotebookResult:
     """Run the cells of a notebook and save the notebook with its outputs.
 
-    Called again with the same notebook and parameters, after its kernel, this process or both were
-    killed, stopped, or a cell failed, it goes on: cells that finished are skipped and keep their
-    outputs, the variables from behind them are restored, the cell that was cut off runs again, and
-    the runs of agents in it go on where they were. What was changed in the notebook runs, with all
-    that follows. When a run came to its end, the next call begins another one: its agents answer
-    anew.
+    Called again with the same notebook and parameters after a kill, a stop or a failed cell, it
+    goes on: finished cells are skipped and keep their outputs, the variables from behind them are
+    restored, agents in the cell that was cut off go on. What was changed runs, with all behind it.
+    A run that came to its end is followed by another one, whose agents answer anew.
 
     Args:
         path: The notebook. It is read, not written.
@@ -101,8 +99,7 @@ def run_notebook(
         on_step: Called in another thread when something happened to a step of an agent in it.
         on_note: Called with each sentence of `NotebookResult.notes` at once.
         on_kernel: Called with the process id of each kernel before it runs a cell.
-        kernel_name: An installed kernel's name; by default a kernel of this very Python, installed
-            or not.
+        kernel_name: An installed kernel's name; by default a kernel of this very Python.
         cwd: Where the kernel works; by default the notebook's folder.
         environment: Variables that the kernel gets besides this process's own; JPY_SESSION_NAME
             makes it the kernel of another notebook.
@@ -123,8 +120,8 @@ def run_notebook(
         asyncio.get_running_loop()
     except RuntimeError:
         return work.run()
-    with ThreadPoolExecutor(1) as pool:  # the caller's thread has a loop: in a cell, say
-        return pool.submit(work.run).result()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work.run).result()  # the caller's thread has a loop: in a cell, say
 
 
 async def arun_notebook(

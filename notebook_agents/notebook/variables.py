@@ -1,9 +1,10 @@
 """The variables of a kernel, kept behind each cell of a notebook and given to the next kernel.
 
-`keep` and `restore` run inside the kernel, asked by whoever runs the notebook (`call` makes the
-expression). Kept is all or nothing: the user's variables as one pickle, so that what is shared
-stays shared, and beside it what cells change around them: the working folder, the module path,
-environment variables, IPython extensions and the state of random numbers. Modules are kept by name.
+`begin`, `keep` and `restore` run inside the kernel, asked by whoever runs the notebook (`call`
+makes the expression). Kept is all or nothing: the user's variables as one pickle, so that what is
+shared stays shared, and beside it what cells change around them: the working folder, the module
+path, environment variables, IPython extensions and the state of random numbers. Modules are kept by
+name.
 
 A pickle is a chunk of a sealed record: the same variables are stored once, and nothing is loaded
 that the thread's key did not seal.
@@ -34,8 +35,8 @@ EVERYTHING = "*"
 
 _IPYTHONS = re.compile(r"__.*__|_{1,3}|_\d+|_i+|_i\d+|_[oid]h|_exit_code|In|Out")
 _KINDS = "notebook_agents.graph.kinds"
-_environment = dict(os.environ)
-_path = list(sys.path)
+_environment: dict[str, str] = {}
+_path: list[str] = []
 _open: dict[str, Journal] = {}
 _blamed: dict[str, Any] = {}
 """What could not be kept the last time, by name: looked at first."""
@@ -45,6 +46,14 @@ def call(function: str, **arguments: Any) -> str:
     """Return the expression that calls a function of this module in a kernel."""
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return f"__import__('importlib').import_module({__name__!r}).{function}({given})"
+
+
+def begin() -> str:
+    """Note how a fresh kernel is, before a cell changes it."""
+    _environment.clear()
+    _environment.update(os.environ)
+    _path[:] = sys.path
+    return json.dumps(None)
 
 
 def keep(
