@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents import settings
 from notebook_agents.errors import NoJournalError
-from notebook_agents.model import RunStatus
+from notebook_agents.model import NOTEBOOK, RunStatus
 from notebook_agents.ui.magics import register
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def _line(home: Path) -> str | None:
         found = [
             info
             for info in journal.threads()
-            if info.agent and info.notebook == notebook and info.status not in _NOTHING_TO_DO
+            if info.agent not in (None, NOTEBOOK)
+            and info.notebook == notebook
+            and info.status not in _NOTHING_TO_DO
         ]
         if not found:
             return None

@@ -79,7 +79,7 @@ class Example:
         def started(pid: int) -> None:
             self.pid = pid
 
-        run_notebook(path, out=out, on_kernel=started, environment=self.environment)
+        run_notebook(path, out=out, on_kernel=started, environment=self.environment, restarts=0)
         cells = nbformat.read(out, as_version=4).cells
         return {cell.id: shown(cell) for cell in cells if cell.cell_type == "code"}
 
