@@ -47,7 +47,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "work"
         self.root.mkdir(parents=True)
-        self.token = "browser-test"  # noqa: S105 - of a server on the loopback interface
+        self.token = "browser-test"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def test_a_cell_runs_and_a_killed_kernel_comes_back(lab: Callable[..., Lab]) -> None:
+    """Run, kill, run again."""
     tab = lab(["x = 1\nprint('x is', x)", "print('x' in globals())"])
     tab.run(0)
     tab.output(0).get_by_text("x is 1").wait_for()
