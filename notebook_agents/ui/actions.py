@@ -24,6 +24,7 @@ from notebook_agents.runtime.driver import describe
 from notebook_agents.runtime.steps import did, did_not
 from notebook_agents.runtime.stopping import RunStopped
 from notebook_agents.runtime.timeline import status_text
+from notebook_agents.settings import journal_home
 from notebook_agents.ui import details
 from notebook_agents.ui.bundles import publish
 from notebook_agents.ui.live import asked_by_button, shows
@@ -54,7 +55,7 @@ def handle(asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if action is None:
             raise UsageError(f"no button does {asked.get('action')!r}: reload the page")
-        journal = _journal(options.pop("journal", None))
+        journal = _journal(options["thread"], options.pop("journal", None))
         return {"ok": True, "said": None, **action(journal=journal, **options)}
     except NotebookAgentsError as error:
         return {"ok": False, "said": str(error)}
@@ -156,8 +157,22 @@ def _driven(thread: str, journal: Journal | None, **options: Any) -> dict[str, A
     return {"said": f"{status_text(run.status)}", "state": shows.of(run).state}
 
 
-def _journal(path: str | None) -> Journal | None:
-    return None if path is None else journal_at(path)
+def _journal(thread: str, path: str | None) -> Journal:
+    """Return the journal that has a thread: the open one that its display is of, if there is one.
+
+    Args:
+        thread: The thread's name.
+        path: Where the journal is, None for that of this folder.
+    """
+    home = journal_home(path, create=False)
+    live = shows.known(thread)
+    if (
+        live is not None
+        and not live.run.journal.closed
+        and live.run.journal.home.resolve() == home.resolve()
+    ):
+        return live.run.journal
+    return journal_at(home)
 
 
 _ACTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {

@@ -16,6 +16,7 @@ const REPLY = "application/vnd.notebook-agents.reply.v1+json";
 const ROW = 28; // pixels of a row, as timeline.css says
 const AROUND = 12; // rows that are drawn above and below what is seen
 const FILTER_FROM = 50;
+const TRIES = 3;
 const STOP_MS = 3000; // after this a kernel that does not answer is interrupted
 
 const LOOKS = {
@@ -207,6 +208,7 @@ class Timeline {
   destroy() {
     clearInterval(this.timer);
     if (this.unwatch) this.unwatch();
+    if (this.memory) this.memory.views.delete(this);
     if (this.observer) this.observer.disconnect();
     this.root.remove();
   }
@@ -246,7 +248,7 @@ class Timeline {
 
   update(news) {
     if (!news || news.v !== 1) {
-      if (news && news.v) this.say("this timeline was made by a newer notebook-agents: install that one");
+      if (news && news.v) this.said.textContent = "this timeline was made by a newer notebook-agents: install that one";
       return;
     }
     const before = this.state;
@@ -268,9 +270,13 @@ class Timeline {
 
   remember(state) {
     const key = `${state.thread}\n${state.run}`;
-    this.memory = kept.get(key) || { open: new Set(), folded: new Set(), filter: "", active: null, answers: new Map() };
+    const fresh = { open: new Set(), folded: new Set(), filter: "", active: null, said: "", wrong: false, views: new Set() };
+    if (this.memory) this.memory.views.delete(this);
+    this.memory = kept.get(key) || fresh;
+    this.memory.views.add(this);
     kept.set(key, this.memory);
     this.words.value = this.memory.filter;
+    this.showSaid();
     this.details.clear();
     this.forms.replaceChildren();
     this.formKeys = "";
@@ -383,8 +389,15 @@ class Timeline {
     if (again) again.focus();
   }
 
-  say(text) {
-    this.said.textContent = text || "";
+  say(text, wrong) {
+    this.memory.said = text || "";
+    this.memory.wrong = Boolean(wrong);
+    for (const view of this.memory.views) view.showSaid();
+  }
+
+  showSaid() {
+    this.said.textContent = this.memory.said;
+    this.said.classList.toggle("nat-bad", this.memory.wrong);
   }
 
   /** Have the kernel do something; the reply, or why there is none, is said. */
@@ -403,8 +416,7 @@ class Timeline {
     }
     if (asked.action !== "detail") {
       this.busy = false;
-      this.say(reply.said);
-      this.said.classList.toggle("nat-bad", !reply.ok);
+      this.say(reply.said, !reply.ok);
     }
     if (reply.state) this.update(reply.state);
     else this.drawButtons();
@@ -856,31 +868,32 @@ function lowerBound(tops, value) {
 export async function execute(kernel, asked, onState) {
   const said = JSON.stringify(JSON.stringify(asked));
   const code = `__import__("notebook_agents.ui.actions", fromlist=["request"]).request(${said})`;
-  const options = { code, silent: false, store_history: false, stop_on_error: false, allow_stdin: false };
-  const future = kernel.requestExecute(options);
   let reply = null;
-  let problem = null;
-  future.onIOPub = (message) => {
-    const { content } = message;
-    if (message.header.msg_type === "error") problem = `${content.ename}: ${content.evalue}`;
-    const data = content.data || {};
-    if (data[REPLY]) reply = data[REPLY];
-    if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE]);
-  };
-  await future.done;
-  return reply || { ok: false, said: problem || "the kernel gave no answer: try again when it is idle" };
+  let problem = "the kernel gave no answer: try again when it is idle";
+  for (let tries = 0; tries < TRIES; tries++) {
+    const future = kernel.requestExecute({ code, silent: false, store_history: false, stop_on_error: false, allow_stdin: false });
+    future.onIOPub = ({ header, content }) => {
+      if (header.msg_type === "error") problem = `${content.ename}: ${content.evalue}`;
+      const data = content.data || {};
+      if (data[REPLY]) reply = data[REPLY];
+      if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE]);
+    };
+    const { content } = await future.done;
+    // What was sent before a cell ended with an error, as one that is stopped does, is dropped.
+    if (content.status !== "aborted") break;
+  }
+  return reply || { ok: false, said: problem };
 }
 
 /** Execute a request beside what the kernel is busy with. */
 async function executeBeside(kernel, asked) {
   const created = await kernel.requestCreateSubshell({}).done;
   const beside = kernel.clone();
+  beside.subshellId = created.content.subshell_id;
   try {
-    beside.subshellId = created.content.subshell_id;
     return await execute(beside, asked);
   } finally {
-    beside.dispose();
-    kernel.requestDeleteSubshell({ subshell_id: created.content.subshell_id });
+    beside.dispose(); // and its subshell with it
   }
 }
 
