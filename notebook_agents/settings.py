@@ -16,6 +16,7 @@ AUTO_RESUME_VARIABLE = "NOTEBOOK_AGENTS_AUTO_RESUME"
 BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
 BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
 TTL_VARIABLE = "NOTEBOOK_AGENTS_TTL"
+TIMELINE_VARIABLE = "NOTEBOOK_AGENTS_TIMELINE"
 NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
 FOLDER = ".notebook_agents"
 
@@ -167,3 +168,15 @@ def on_network() -> bool | None:
     known.
     """
     return {"1": True, "0": False}.get(os.environ.get(NETWORK_VARIABLE, ""))
+
+
+def shows_timelines() -> bool:
+    """Return whether a notebook shows runs while they work: not if NOTEBOOK_AGENTS_TIMELINE=off.
+
+    Raises:
+        UsageError: The variable says something else than on or off.
+    """
+    said = os.environ.get(TIMELINE_VARIABLE) or "on"
+    if said not in ("on", "off"):
+        raise UsageError(f"{TIMELINE_VARIABLE} is {said!r}: set it to on or off")
+    return said == "on"

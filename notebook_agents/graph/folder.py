@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from notebook_agents.journal import Journal
 from notebook_agents.settings import journal_home
+
+if TYPE_CHECKING:
+    import os
 
 _journals: dict[str, Journal] = {}
 
@@ -14,7 +19,16 @@ def default_journal(*, create: bool = True) -> Journal:
     Raises:
         NoJournalError: There is none and `create` is false.
     """
-    home = str(journal_home(create=create))
+    return journal_at(journal_home(create=create), create=create)
+
+
+def journal_at(path: str | os.PathLike[str], *, create: bool = False) -> Journal:
+    """Return the journal in a directory, opened once in this process.
+
+    Raises:
+        NoJournalError: There is none and `create` is false.
+    """
+    home = str(path)
     journal = _journals.get(home)
     if journal is None or journal.closed:
         journal = _journals[home] = Journal.open(home, create=create)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -84,7 +85,9 @@ def dumps(
     return data
 
 
-def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> object:
+def loads(
+    data: bytes, *, reference: Callable[[str], object] | None = None, imports: bool = True
+) -> object:
     """Rebuild what `dumps` was given.
 
     Only for bytes that this user's key has authenticated: a pickle is code.
@@ -92,6 +95,7 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
     Args:
         data: What `dumps` returned.
         reference: Returns the object for a token that `dumps` was given for it.
+        imports: Whether modules may be imported for it that this process does not have yet.
 
     Raises:
         ValueNotKeptError: A module, a name or an environment variable that it needs is not here, or
@@ -106,7 +110,7 @@ def loads(data: bytes, *, reference: Callable[[str], object] | None = None) -> o
     file = io.BytesIO(data)
     file.seek(1)
     try:
-        return _Unpickler(file, reference).load()
+        return (_Unpickler if imports else _NoImports)(file, reference).load()
     except (NotebookAgentsError, MemoryError):
         raise
     except Exception as error:
@@ -158,6 +162,13 @@ class _Unpickler(pickle.Unpickler):
         raise ValueNotKeptError(
             f"what was kept refers to {token!r}, which is not known here: open that first"
         )
+
+
+class _NoImports(_Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in sys.modules:
+            raise ValueNotKeptError(f"it needs {module}.{name}: import {module} to see it")
+        return super().find_class(module, name)
 
 
 def _encode(value: object, options: _Options, engine: bytes = _CLOUDPICKLE) -> bytes:

@@ -106,6 +106,8 @@ class Attempt:
     """Replies whose usage is recorded, by identity; held, so that no other object has it."""
     task: str | None = None
     """LangGraph's task, where this is a conditional edge's choice."""
+    arguments: str | None = None
+    """A preview of what a durable call was given."""
     late: bool = False
     """It was given up, or a newer attempt began: what it returns is not used."""
 
@@ -359,8 +361,12 @@ class RunDriver:
 
     # -- what happens now ---------------------------------------------------------------------
 
-    def intend(self, step: StepState) -> tuple[Attempt, Draft]:
+    def intend(self, step: StepState, arguments: str | None = None) -> tuple[Attempt, Draft]:
         """Begin an attempt; the draft must be appended durably before anything happens.
+
+        Args:
+            step: What begins.
+            arguments: A preview of what a durable call is given.
 
         Raises:
             RunStopped: This process was asked to begin no further step.
@@ -368,7 +374,7 @@ class RunDriver:
         self._check()
         faults.hit(Fault.INTENT_BEFORE)
         self.announce(step.parent)
-        attempt = Attempt(step, step.attempts + 1)
+        attempt = Attempt(step, step.attempts + 1, arguments=arguments)
         return attempt, self._begin(attempt)
 
     def _begin(self, attempt: Attempt) -> Draft:
@@ -383,12 +389,14 @@ class RunDriver:
             self.tell(step, "in_doubt")
         draft = self._draft(Kind.STEP_INTENDED, attempt)
         draft.ref = attempt.task
+        if attempt.arguments is not None:
+            draft.plain = pack([attempt.arguments])
         return draft
 
     def intended(self, attempt: Attempt) -> None:
         """Note that the intent is on disk."""
         faults.hit(Fault.INTENT_AFTER)
-        self.tell(attempt.step, "intended")
+        self.tell(attempt.step, "intended", arguments=attempt.arguments)
 
     def returned(self, attempt: Attempt, value: Any, *, codec: Codec | None = None) -> list[Draft]:
         """Return the drafts of a result; they must be appended before the caller gets it.
@@ -471,7 +479,7 @@ class RunDriver:
         draft.plain, draft.ref = pack((describe(error), pickled)), proof
         if attempt.number == attempt.step.attempts:
             attempt.step.proof = proof
-        self.tell(attempt.step, "failed")
+        self.tell(attempt.step, "failed", error=describe(error))
         return [*self._unanswered(attempt), draft]
 
     def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
@@ -549,20 +557,12 @@ class RunDriver:
             **columns,
         )
 
-    def tell(self, step: StepState, what: What) -> None:
+    def tell(self, step: StepState, what: What, **more: Any) -> None:
         """Tell observers."""
         if watched():
-            tell(
-                StepEvent(
-                    thread=self.thread,
-                    run=self.number,
-                    step=step.id,
-                    name=step.name,
-                    parent=step.parent,
-                    attempt=step.attempts,
-                    what=what,
-                )
-            )
+            of: Any = {"thread": self.thread, "run": self.number, "step": step.id}
+            of |= {"name": step.name, "parent": step.parent, "attempt": step.attempts}
+            tell(StepEvent(**of, what=what, **more))
 
     def _unanswered(self, attempt: Attempt) -> list[Draft]:
         """Return the ends of the model calls inside an attempt that ends now.
@@ -576,7 +576,7 @@ class RunDriver:
         for call in calls:
             draft = self._draft(Kind.STEP_FAILED, call)
             draft.plain = pack((_NO_REPLY, None))
-            self.tell(call.step, "failed")
+            self.tell(call.step, "failed", error=_NO_REPLY)
             drafts.append(draft)
         return drafts
 

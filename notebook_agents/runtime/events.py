@@ -24,6 +24,8 @@ class StepEvent:
         parent: The enclosing step's id, or None.
         attempt: The number of the attempt, from 1.
         what: What happened; "replayed" is a recorded result that was given again.
+        arguments: Of a durable call that begins, a preview of what it is given.
+        error: Of an attempt that failed, `Type: message`.
     """
 
     thread: str
@@ -33,6 +35,8 @@ class StepEvent:
     parent: str | None
     attempt: int
     what: What
+    arguments: str | None = None
+    error: str | None = None
 
 
 _observers: list[Callable[[StepEvent], None]] = []

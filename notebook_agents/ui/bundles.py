@@ -1,0 +1,100 @@
+"""A run's display in all the shapes that front ends know."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import settings
+from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.model import RunStatus
+from notebook_agents.runtime import previews
+from notebook_agents.runtime.advice import advice
+from notebook_agents.runtime.timeline import clean, status_text, summary, to_html, to_text
+
+if TYPE_CHECKING:
+    from notebook_agents.journal import Journal
+    from notebook_agents.model import RunView
+    from notebook_agents.runtime.showing import Shown
+    from notebook_agents.ui.state import State
+
+MEDIA_TYPE = "application/vnd.notebook-agents.timeline.v1+json"
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_ANSWER = 4_000
+"""Characters of an answer that a cell shows."""
+_logger = logging.getLogger("notebook_agents.ui")
+
+
+def bundle(view: RunView, state: State, model: str | None) -> dict[str, Any]:
+    """Return a run's display by media type; a front end takes the first that it knows.
+
+    Args:
+        view: The run.
+        state: Its state, see `state.py`.
+        model: The id of its widget's model, or None.
+    """
+    shown: dict[str, Any] = {
+        MEDIA_TYPE: state,
+        "text/html": to_html(view) + _hint(view),
+        "text/plain": to_text(view),
+    }
+    if model is not None:
+        shown[_WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": model}
+    return shown
+
+
+def publish(shown: dict[str, Any], **options: Any) -> None:
+    """Display a bundle in the cell that runs; `display_id` and `update` as IPython takes them."""
+    from IPython.display import display
+
+    display(shown, raw=True, **options)  # type: ignore[no-untyped-call]
+
+
+def _hint(view: RunView) -> str:
+    """Return, for pages that outlive the kernel, how a run that worked in it goes on."""
+    if view.status is not RunStatus.RUNNING:
+        return ""
+    call = f"na.resume({clean(view.thread)!r})"
+    return (
+        "<p>If its kernel is gone, what returned is kept: <code>import notebook_agents as na; "
+        f"{escape(call)}</code> goes on behind it.</p>"
+    )
+
+
+def short(run: Shown) -> dict[str, Any]:
+    """Return what a cell shows whose value is a run that is displayed in the same cell already."""
+    view = run.view
+    lines = [f"{status_text(view.status)} · {summary(view)}"]
+    if view.status is RunStatus.SUCCEEDED:
+        lines.append(_answer(run))
+    elif (todo := advice(view)) is not None:
+        lines += [f"next: {todo[0]}:", f"  {todo[1]}"]
+    return {"text/plain": "\n".join(line for line in lines if line)}
+
+
+def _answer(run: Shown) -> str:
+    """Return what the graph returned: of a conversation its last message, else a preview."""
+    try:
+        value = run.value
+    except Exception:  # whatever a foreign class raises on being rebuilt
+        _logger.info("the value of thread %r cannot be shown", run.thread, exc_info=True)
+        return ""
+    messages = value.get("messages") if isinstance(value, dict) else None
+    said = (
+        getattr(messages[-1], "content", None)
+        if isinstance(messages, list | tuple) and messages
+        else None
+    )
+    if isinstance(said, str) and said:
+        return said if len(said) <= _ANSWER else f"{said[:_ANSWER]}…"
+    return previews.of_value(value, limit=_ANSWER)
+
+
+def default_home(journal: Journal) -> str | None:
+    """Return a journal's path, or None where a call without a path means it."""
+    with suppress(NotebookAgentsError):
+        if settings.journal_home(create=False).resolve() == journal.home.resolve():
+            return None
+    return str(journal.home)
