@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -155,7 +156,9 @@ class Lab:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
 
     def run(self, number: int) -> None:
-        """Run a cell as Ctrl-Enter does; do not wait."""
+        """Run a cell as Ctrl-Enter does; return when it has begun."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        before = prompt.inner_text()
         self.page.evaluate(
             f"""number => {{
                 const panel = {_PANEL};
@@ -165,6 +168,14 @@ class Lab:
             }}""",
             number,
         )
+        self.page.wait_for_function(
+            "([prompt, before]) => prompt.innerText !== before", arg=[prompt.element_handle(), before]
+        )
+
+    def done(self, number: int) -> None:
+        """Return when a cell's run has ended, as its prompt says."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        prompt.get_by_text(re.compile(r"\[\d+\]:")).wait_for()
 
     def output(self, number: int) -> Locator:
         """Return what is under a cell."""
