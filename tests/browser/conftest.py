@@ -54,5 +54,6 @@ def lab(
         return Lab(server, page, f"{folder}/notebook.ipynb", SHOTS / request.node.name)
 
     yield open_notebook
-    for page in pages:
+    for number, page in enumerate(pages):
+        page.screenshot(path=SHOTS / request.node.name / f"last-{number}.png")
         page.close()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SECONDS = 60
+SECONDS = 30
 """How long anything may take on a busy machine; the slowest is the kernel's first start."""
 _QUIET = "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
@@ -140,12 +140,19 @@ class Lab:
         page.set_default_timeout(SECONDS * 1e3)
         self.open()
 
-    def open(self) -> None:
-        """Open the notebook, or load the page again; return when its kernel is idle."""
+    def open(self, *, busy: bool = False) -> None:
+        """Open the notebook, or load the page again; return when its kernel is idle.
+
+        Args:
+            busy: The kernel is at work: return when the page is connected with it.
+        """
         server = self.server
         self.page.goto(f"{server.url}/lab/tree/{self.notebook}?token={server.token}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
-        self.idle()
+        if busy:
+            self.page.wait_for_function(f"() => {_KERNEL}?.connectionStatus === 'connected'")
+        else:
+            self.idle()
 
     def idle(self) -> None:
         """Return when the kernel has nothing to do."""

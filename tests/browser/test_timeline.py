@@ -176,3 +176,228 @@ def test_a_killed_kernel_is_told_and_one_click_finishes_in_the_fresh_one(
     desk.step("search", "returned, replayed").wait_for()
     desk.shot("2-resumed")
     assert desk.effects() == ["search", "book", "book", "thank"]
+
+
+def test_what_a_killed_kernel_left_is_readable_after_a_reload_and_goes_on(
+    lab: Callable[..., Lab],
+) -> None:
+    """Kernel killed, page loaded again: what stood there, and the call that finishes it."""
+    resume = "import notebook_agents as na\nna.resume().value['said']"
+    tab = lab([TRIP, "agent.run({'said': 'a trip'}).value['said']", resume])
+    desk = Desk(tab)
+    desk.begin()
+    desk.step("book", "running").wait_for()
+    tab.save()
+    tab.kill_kernel()
+    tab.open()
+    desk.shot("1-reloaded")
+    desk.output.get_by_text("na.resume(").wait_for()
+    assert desk.output.get_by_text("model not found").count() == 0
+    desk.go()
+    resumed = Desk(tab, 2)
+    tab.run(2)
+    resumed.output.get_by_text("a trip, found, booked, thanks").wait_for()
+    resumed.status("succeeded").wait_for()
+    resumed.shot("2-resumed")
+    assert desk.effects() == ["search", "book", "book", "thank"]
+
+
+def test_a_reload_in_mid_run_shows_the_run_again(lab: Callable[..., Lab]) -> None:
+    """The page is loaded again while the cell runs, and again when it has ended."""
+    tab = lab([TRIP, "agent.run({'said': 'a trip'}).value['said']"])
+    desk = Desk(tab)
+    desk.begin()
+    desk.step("book", "running").wait_for()
+    tab.save()
+    tab.open(busy=True)
+    desk.shot("1-running")
+    desk.go()
+    desk.status("succeeded").wait_for()
+    desk.shot("2-succeeded")
+    tab.save()
+    tab.open()
+    desk.output.get_by_text("succeeded").first.wait_for()
+    desk.output.get_by_text("thank").first.wait_for()
+    desk.shot("3-afterwards")
+
+
+WICKED = (
+    START
+    + """
+EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+
+@na.step(name="call " + EVIL)
+def call(said):
+    return {"result": EVIL}
+
+def talk(state):
+    call("argument " + EVIL)
+    return {"said": EVIL}
+
+def fail(state):
+    raise ValueError("error " + EVIL)
+
+graph = StateGraph(State)
+graph.add_node("node " + EVIL, talk).add_node("fail", fail)
+graph.add_edge(START, "node " + EVIL).add_edge("node " + EVIL, "fail")
+agent = na.Agent(graph, name="agent " + EVIL)
+"""
+)
+
+
+def test_markup_in_names_results_and_errors_is_text(lab: Callable[..., Lab]) -> None:
+    """Whoever chooses a thread's name, an argument or an error runs nothing in the page."""
+    run = "try:\n    agent.run({'said': EVIL}, thread='thread ' + EVIL)\nexcept ValueError:\n    pass"
+    tab = lab([WICKED, run])
+    desk = Desk(tab)
+    desk.begin()
+    desk.status("failed").wait_for()
+    for row in desk.timeline.get_by_role("treeitem").all():
+        row.click()
+    for shown in ("agent <img", "thread <img", "node <img", "call <img", "argument <img"):
+        desk.timeline.get_by_text(shown).first.wait_for()
+    desk.timeline.get_by_text("error <img").first.wait_for()
+    desk.timeline.get_by_text("{'result': '<img").first.wait_for()
+    desk.shot("1-inert")
+    tab.done(1)
+    saved = tab.save()
+    assert desk.output.locator("img, script").count() == 0
+    assert tab.page.evaluate("window.hacked") is None
+    data = saved.cells[1].outputs[-1].data
+    tab.page.goto("about:blank")  # and where nothing is sanitized, as on a page of nbconvert's
+    tab.page.set_content(data["text/html"])
+    tab.page.get_by_text("thread <img").first.wait_for()
+    assert tab.page.locator("img, script").count() == 0
+    assert tab.page.evaluate("window.hacked") is None
+    tab.shot("2-html")
+
+
+MANY = """\
+from notebook_agents.ui.widget import TimelineWidget
+at = "2026-01-01T10:00:00.000+00:00"
+def step(number, parent=None):
+    attempt = {"number": 1, "outcome": "returned", "started": at, "seconds": 0.25,
+               "error": None, "why": None}
+    return {"id": f"s{number}", "parent": parent, "name": f"step {number}", "state": "returned",
+            "replayed": number % 7 == 0, "attempts": [attempt], "started": at, "seconds": 0.25,
+            "tokens": 12 if parent else None, "cost": None, "args": f"({number},)", "result": "None",
+            "key": "na-x", "decisions": [], "undecided": False}
+steps = [step(n, None if n % 10 == 1 else f"s{n - (n - 1) % 10}") for n in range(1, 10_001)]
+counts = {"steps": 10_000, "returned": 10_000, "in_doubt": 0}
+state = {"v": 1, "thread": "long", "run": 1, "agent": "crawl", "status": "succeeded",
+         "told": "10000 steps returned", "error": None, "next": None, "usage": None,
+         "spared": None, "stored": False, "started": at, "ended": at, "processes": 1,
+         "driver": None, "journal": None, "counts": counts, "steps": steps, "interrupts": [],
+         "cut": 0}
+"""
+
+
+def test_ten_thousand_steps_are_walked_by_keyboard(lab: Callable[..., Lab]) -> None:
+    """Home, End, arrows and scrolling reach every row, and few are in the page at a time."""
+    show = "TimelineWidget(state, current=lambda: state, asked=lambda asked: {'ok': True})"
+    tab = lab([MANY, show])
+    desk = Desk(tab)
+    desk.begin()
+    tree = desk.timeline.get_by_role("tree", name="steps of crawl, thread long")
+    rows = tree.get_by_role("treeitem")
+    desk.step("step 1", "returned").wait_for()
+    assert rows.count() < 200
+    tree.focus()
+    tab.page.keyboard.press("End")
+    last = desk.step("step 10000", "returned")
+    last.wait_for()
+    assert last.get_attribute("aria-selected") == "true"
+    assert rows.count() < 200
+    desk.shot("1-end")
+    tab.page.keyboard.press("ArrowUp")
+    above = desk.step("step 9999", "returned")
+    assert tree.get_attribute("aria-activedescendant") == above.get_attribute("id")
+    outline = above.evaluate("row => getComputedStyle(row).outlineStyle")
+    assert outline == "solid"
+    tab.page.keyboard.press("Home")
+    first = desk.step("step 1", "returned")
+    first.wait_for()
+    tab.page.keyboard.press("ArrowLeft")
+    assert first.get_attribute("aria-expanded") == "false"
+    tab.page.keyboard.press("ArrowDown")
+    assert desk.step("step 11", "returned").get_attribute("aria-selected") == "true"
+    assert "jp-mod-selected" in (tab.cell(1).get_attribute("class") or "")  # not JupyterLab's keys
+    scroller = desk.timeline.locator(".nat-scroller")
+    most = scroller.evaluate(
+        """async scroller => {
+            const frame = () => new Promise(requestAnimationFrame);
+            let most = 0;
+            for (let top = 0; top < scroller.scrollHeight; top += scroller.scrollHeight / 50) {
+                scroller.scrollTop = top;
+                await frame();
+                await frame();
+                const rows = [...scroller.querySelectorAll('[role=treeitem]')];
+                const { top: above, bottom } = scroller.getBoundingClientRect();
+                const middle = (above + bottom) / 2;
+                const covered = rows.some(row => {
+                    const box = row.getBoundingClientRect();
+                    return box.top <= middle && box.bottom >= middle;
+                });
+                if (!covered) throw new Error(`nothing is drawn at ${top}`);
+                most = Math.max(most, rows.length);
+            }
+            return most;
+        }"""
+    )
+    assert most < 200
+    tab.page.get_by_role("searchbox", name="Filter steps").fill("7777")
+    desk.step("step 7777", "returned").wait_for()
+    assert rows.count() == 2
+    desk.shot("2-filtered")
+
+
+ROLES = (
+    START
+    + """
+@na.step
+def fetch(page):
+    return {"page": page, "title": "A rather long title of a page that does not fit into a row"}
+
+def read(state):
+    for page in range(3):
+        fetch(page)
+    return {"said": "read"}
+
+def write(state):
+    raise OSError("the disk is full")
+
+graph = StateGraph(State).add_sequence([read, write]).add_edge(START, "read")
+agent = na.Agent(graph, name="digest")
+"""
+)
+
+
+def test_light_dark_narrow_and_for_a_screen_reader(lab: Callable[..., Lab]) -> None:
+    """Every theme and width shows the same; names and roles tell it without a screen."""
+    run = "try:\n    agent.run({'said': ''}, thread='pages')\nexcept OSError:\n    pass"
+    tab = lab([ROLES, run])
+    desk = Desk(tab)
+    desk.begin()
+    desk.status("failed").wait_for()
+    tree = desk.timeline.get_by_role("tree", name="steps of digest, thread pages")
+    read = tree.get_by_role("treeitem", name="read, returned", expanded=True)
+    assert read.get_attribute("aria-level") == "1"
+    fetched = tree.get_by_role("treeitem", name="fetch, returned")
+    assert [row.get_attribute("aria-level") for row in fetched.all()] == ["2", "2", "2"]
+    assert [row.get_attribute("aria-posinset") for row in fetched.all()] == ["1", "2", "3"]
+    assert desk.timeline.get_by_role("button").all_inner_texts() == ["Resume"]
+    live = desk.timeline.locator("[aria-live=polite]")
+    assert live.inner_text() == "digest, thread pages: failed"
+    assert desk.timeline.get_by_role("status", include_hidden=True).count() == 1
+    fetched.nth(1).click()
+    desk.timeline.get_by_role("group", name="details of fetch").get_by_text("A rather long").wait_for()
+    desk.shot("1-light")
+    tab.theme("Dark")
+    desk.shot("2-dark")
+    tab.page.set_viewport_size({"width": 480, "height": 900})
+    desk.shot("3-dark-narrow")
+    tab.theme("Light")
+    desk.shot("4-narrow")
+    tab.shot("5-page")
+    inside = "box => box.scrollWidth <= box.clientWidth"
+    assert desk.timeline.evaluate(inside)
