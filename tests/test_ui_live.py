@@ -215,7 +215,7 @@ def test_saved_notebook_keeps_the_last_update(tmp_path: Path) -> None:
     (display,) = [out for out in saved.cells[1].outputs if out.output_type == "display_data"]
     assert display.data[MEDIA_TYPE]["status"] == "succeeded"
     page, _ = HTMLExporter().from_notebook_node(saved)
-    assert "✓&nbsp;succeeded" in page
+    assert '<span class="na-state na-good">✓\xa0succeeded</span>' in page
     assert "<script>alert(1)" not in page
 
 
