@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from notebook_agents.errors import JournalFormatError, NoJournalError, UsageError
 
@@ -170,13 +171,19 @@ def on_network() -> bool | None:
     return {"1": True, "0": False}.get(os.environ.get(NETWORK_VARIABLE, ""))
 
 
-def shows_timelines() -> bool:
-    """Return whether a notebook shows runs while they work: not if NOTEBOOK_AGENTS_TIMELINE=off.
+Timeline = Literal["on", "static", "off"]
+
+
+def timeline() -> Timeline:
+    """Return what NOTEBOOK_AGENTS_TIMELINE says of runs in notebooks; "on" is the default.
+
+    "static" shows them without a widget: for notebooks that nobody looks at while they run.
 
     Raises:
-        UsageError: The variable says something else than on or off.
+        UsageError: The variable says something else.
     """
     said = os.environ.get(TIMELINE_VARIABLE) or "on"
-    if said not in ("on", "off"):
-        raise UsageError(f"{TIMELINE_VARIABLE} is {said!r}: set it to on or off")
-    return said == "on"
+    for known in get_args(Timeline):
+        if said == known:
+            return cast("Timeline", said)
+    raise UsageError(f"{TIMELINE_VARIABLE} is {said!r}: set it to on, static or off")

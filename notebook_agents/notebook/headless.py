@@ -35,7 +35,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_agents.errors import NotebookAgentsError, UsageError
-from notebook_agents.settings import FOLDER, HOME_VARIABLE
+from notebook_agents.settings import FOLDER, HOME_VARIABLE, TIMELINE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -325,7 +325,8 @@ class _Execution:
     @asynccontextmanager
     async def _kernel(self) -> AsyncIterator[None]:
         """Start a kernel, and leave none behind."""
-        environment = {**os.environ, **self.environment}
+        # Nobody looks at a widget here, and one in the saved notebook would only be in the way.
+        environment = {TIMELINE_VARIABLE: "static", **os.environ, **self.environment}
         if self.journal is not None:
             environment[HOME_VARIABLE] = str(self.journal)
         client = self.client = _client(self)

@@ -108,7 +108,7 @@ def _write(value: Any, text: _Text, depth: int) -> None:
         opening, closing = _BRACKETS[kind]
         _write_all(opening, (("", item) for item in value), closing, len(value), text, depth)
     elif callable(value):
-        text.put(f"<{getattr(value, '__qualname__', None) or kind.__qualname__}>")
+        text.put(f"<{_name(value if hasattr(value, '__qualname__') else kind)}>")
     else:
         _write_object(value, text, depth)
 
@@ -142,13 +142,17 @@ def _write_object(value: Any, text: _Text, depth: int) -> None:
     elif hasattr(kind, "model_fields"):  # pydantic's, LangChain's messages among them
         fields = [(name, item) for name, item in vars(value).items() if not _empty(item)]
     elif isinstance(shape := getattr(value, "shape", None), tuple):
-        text.put(f"<{kind.__qualname__} of shape {shape}>")
+        text.put(f"<{_name(kind)} of shape {shape}>")
         return
     else:
-        text.put(f"<{kind.__qualname__}>")
+        text.put(f"<{_name(kind)}>")
         return
     labelled = ((f"{name}=", item) for name, item in fields)
     _write_all(f"{kind.__name__}(", labelled, ")", len(fields), text, depth)
+
+
+def _name(named: Any) -> str:
+    return str(named.__qualname__).rpartition("<locals>.")[2]
 
 
 def _empty(value: Any) -> bool:

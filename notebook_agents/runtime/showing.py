@@ -68,7 +68,7 @@ def display(*, wanted: bool | None = None) -> Display | None:
     if wanted is False or _missing or not _in_kernel():
         return None
     try:
-        if wanted is None and not settings.shows_timelines():
+        if wanted is None and settings.timeline() == "off":
             return None
         shows: Display = import_module(_SHOWS).shows
     except Exception:

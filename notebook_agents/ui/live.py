@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from notebook_agents import clock
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
+from notebook_agents.settings import timeline
 from notebook_agents.ui import details
 from notebook_agents.ui.bundles import bundle, default_home, publish, short
 from notebook_agents.ui.folding import Folding
@@ -349,7 +350,9 @@ def execution() -> str | None:
 
 
 def make_widget(live: Live) -> Any:
-    """Return a widget for a run, or None where no widgets are installed."""
+    """Return a widget for a run, or None where none is installed or wanted."""
+    if timeline() == "static":
+        return None
     try:
         from notebook_agents.ui.widget import TimelineWidget
     except ImportError:

@@ -84,6 +84,15 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
 
+    def again(self) -> None:
+        """Start a fresh kernel in the place of one that died, as Jupyter does."""
+        until = time.monotonic() + SECONDS
+        while self.manager.is_alive():
+            assert time.monotonic() < until, self.messages[-3:]
+            time.sleep(0.01)
+        self.manager.restart_kernel(now=True)
+        self.client.wait_for_ready(timeout=SECONDS)
+
     def begin(self, code: str, *, subshell: str | None = None) -> str:
         """Have the kernel execute code; return the request's id."""
         content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}}

@@ -17,6 +17,7 @@ const ROW = 28; // pixels of a row, as timeline.css says
 const AROUND = 12; // rows that are drawn above and below what is seen
 const FILTER_FROM = 50;
 const TRIES = 3;
+const UNDECIDED = "Nobody knows whether the step in doubt happened: find out at the other side, and say it below.";
 const STOP_MS = 3000; // after this a kernel that does not answer is interrupted
 
 const LOOKS = {
@@ -257,6 +258,18 @@ class Timeline {
     this.state = { ...(other ? {} : before), ...news, steps: null };
     if (other) this.remember(news);
     this.tree.take(news.steps, whole);
+    this.undecided = false;
+    this.wide = { again: false, tokens: false, replayed: false };
+    for (const step of this.tree.steps.values()) {
+      this.undecided = this.undecided || step.undecided;
+      this.wide.again = this.wide.again || step.attempts.length > 1;
+      this.wide.tokens = this.wide.tokens || Boolean(step.tokens);
+      this.wide.replayed = this.wide.replayed || step.replayed;
+      if (step.undecided && !this.memory.asked.has(step.id)) {
+        this.memory.asked.add(step.id);
+        this.memory.open.add(step.id);
+      }
+    }
     if (works(this.state) ? !before || !works(before) || this.resumed(before) : true) this.lost = false;
     for (const step of news.steps) this.renewDetails(step.id);
     this.drawHeader(before);
@@ -270,7 +283,7 @@ class Timeline {
 
   remember(state) {
     const key = `${state.thread}\n${state.run}`;
-    const fresh = { open: new Set(), folded: new Set(), filter: "", active: null, said: "", wrong: false, views: new Set() };
+    const fresh = { open: new Set(), folded: new Set(), filter: "", active: null, asked: new Set(), said: "", wrong: false, views: new Set() };
     if (this.memory) this.memory.views.delete(this);
     this.memory = kept.get(key) || fresh;
     this.memory.views.add(this);
@@ -317,8 +330,11 @@ class Timeline {
     );
     const lines = [title];
     for (const text of this.facts()) lines.push(node("p", "", text));
-    if (state.error && !this.lost) lines.push(node("pre", "nat-error", state.error));
-    const next = this.lost ? null : state.next;
+    // What can be done right here needs no call to be typed.
+    const here = this.lost || state.interrupts.length || this.undecided;
+    if (state.error && !here) lines.push(node("pre", "nat-error", state.error));
+    if (this.undecided && !this.lost) lines.push(node("p", "nat-next", UNDECIDED));
+    const next = here ? null : state.next;
     if (next) {
       const line = node("p", "nat-next");
       line.append(node("span", "", `Next: ${next.what}: `), node("code", "", next.call));
@@ -369,10 +385,9 @@ class Timeline {
     if (works(state) && !this.lost) {
       made.push(button("Stop", "Begin no further step; what returned is kept", () => this.ask({ action: "stop" })));
     }
-    const undecided = state.status === "in_doubt" && [...this.tree.steps.values()].some((step) => step.undecided);
     const open = ["failed", "orphaned", "in_doubt"].includes(state.status)
       || (state.status === "pending" && !state.driver) || (state.status === "waiting" && !state.interrupts.length);
-    if (this.lost || (open && !undecided)) {
+    if (this.lost || (open && !this.undecided)) {
       made.push(button("Resume", "Go on behind what returned", () => this.ask({ action: "resume" }, "resuming")));
     }
     for (const one of made) one.disabled = !this.ready || (this.busy && one.textContent !== "Stop");
@@ -496,11 +511,13 @@ class Timeline {
       const config = configs.find((other) => other.action_name === one.name) || configs[place] || {};
       const chosen = (choice) => {
         send.disabled = !parts.every((part) => part.choice());
+        send.hidden = parts.length === 1 && choice === "approve";
         if (choice === "approve" && parts.length === 1) send.click();
       };
       return this.decision(one, config.allowed_decisions || ["approve", "edit", "reject"], chosen);
     });
     send.disabled = true;
+    send.hidden = parts.length === 1; // Approve sends by itself
     form.append(...parts.map((part) => part.element), send);
     return form;
   }
@@ -564,6 +581,9 @@ class Timeline {
     this.filter.hidden = !many && !words.length;
     const atEnd = this.scroller.scrollTop + this.scroller.clientHeight >= this.scroller.scrollHeight - ROW;
     this.lines = this.tree.rows(this.memory.folded, words);
+    for (const [name, width] of Object.entries({ again: "6em", tokens: "8em", replayed: "5em" })) {
+      this.canvas.style.setProperty(`--nat-${name}`, this.wide[name] ? width : "0");
+    }
     this.canvas.setAttribute("aria-label", `steps of ${this.state.agent}, thread ${this.state.thread}`);
     this.canvas.hidden = !this.lines.length;
     const cut = this.state.cut && this.tree.steps.size < this.state.counts.steps
