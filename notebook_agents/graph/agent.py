@@ -481,7 +481,7 @@ class Agent:
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
-        """Return the thread that a call without one means, and say it."""
+        """Return the thread that a call without one means, and say it where no timeline does."""
         place = f"{origin.notebook}\0{origin.cell}\0{key}"
         seed = hashlib.blake2b(f"{self.name}\0{place}\0{said}".encode(), digest_size=8).digest()
         name = ids.thread_name(self.name, seed)
@@ -489,7 +489,8 @@ class Agent:
         nameless = origin.cell is None and key is None
         if new or (nameless and head is not None and head.info().status.finished):
             name = ids.new_thread_name(self.name)
-        sys.stderr.write(f"thread: {name}\n")
+        if showing.display(wanted=self.show) is None:
+            sys.stderr.write(f"thread: {name}\n")
         return name
 
     # -- helpers ----------------------------------------------------------------------------------

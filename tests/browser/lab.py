@@ -201,6 +201,12 @@ class Lab:
         )
         dark = str(name != "Dark").lower()
         self.page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{dark}'")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+    def narrow(self, width: int) -> None:
+        """Have the window be so many pixels wide, with its side bars folded."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
     def kernel(self) -> int:
         """Return the kernel's process id, as the system has it."""

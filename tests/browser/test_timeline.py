@@ -26,6 +26,7 @@ def test_a_tree_grows_while_the_cell_runs_and_the_same_cell_answers_at_once(
     desk.step("book", "running").wait_for()
     desk.status("running").wait_for()
     desk.shot("1-running")
+    assert desk.output.get_by_text("thread: ").count() == 0  # the timeline names it already
     desk.go()
     desk.status("succeeded").wait_for()
     desk.step("thank", "returned").wait_for()
@@ -226,9 +227,11 @@ WICKED = (
     + """
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
-@na.step(name="call " + EVIL)
 def call(said):
     return {"result": EVIL}
+
+call.__name__ = call.__qualname__ = "call " + EVIL
+call = na.step(call)
 
 def talk(state):
     call("argument " + EVIL)
@@ -388,16 +391,16 @@ def test_light_dark_narrow_and_for_a_screen_reader(lab: Callable[..., Lab]) -> N
     assert desk.timeline.get_by_role("button").all_inner_texts() == ["Resume"]
     live = desk.timeline.locator("[aria-live=polite]")
     assert live.inner_text() == "digest, thread pages: failed"
-    assert desk.timeline.get_by_role("status", include_hidden=True).count() == 1
+    assert desk.timeline.get_by_role("status").count() == 1
     fetched.nth(1).click()
     desk.timeline.get_by_role("group", name="details of fetch").get_by_text("A rather long").wait_for()
     desk.shot("1-light")
     tab.theme("Dark")
     desk.shot("2-dark")
-    tab.page.set_viewport_size({"width": 480, "height": 900})
+    tab.narrow(480)
     desk.shot("3-dark-narrow")
     tab.theme("Light")
     desk.shot("4-narrow")
     tab.shot("5-page")
-    inside = "box => box.scrollWidth <= box.clientWidth"
-    assert desk.timeline.evaluate(inside)
+    for box in (desk.timeline, desk.timeline.locator(".nat-scroller")):
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")

@@ -134,7 +134,7 @@ class Tree {
 
   /** The rows: {id, depth, position, size} of each step that is not folded or filtered away. */
   rows(folded, words) {
-    const wanted = words ? this.matching(words) : null;
+    const wanted = words.length ? this.matching(words) : null;
     const rows = [];
     const level = (ids) => (wanted ? ids.filter((id) => wanted.has(id)) : ids);
     const stack = [{ ids: level(this.roots()), next: 0, depth: 1 }];
@@ -363,7 +363,8 @@ class Timeline {
   lostFacts() {
     const returned = [...this.tree.steps.values()].filter((step) => step.state === "returned").length;
     const open = this.doubtful();
-    const told = [`${count(returned, "step")} returned: they are kept and not run again.`];
+    const kept = returned === 1 ? "it is kept and not run again" : "they are kept and not run again";
+    const told = [returned ? `${count(returned, "step")} returned: ${kept}.` : "No step has returned."];
     if (open.length) {
       const names = open.slice(0, 4).map((step) => step.name).join(", ") + (open.length > 4 ? ", …" : "");
       told.push(`${count(open.length, "step")} may or may not have happened: ${names}.`);
