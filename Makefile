@@ -2,6 +2,7 @@
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
+# make browser stories of people at a notebook, in a real JupyterLab and Chromium; pictures in bench-out/screens
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
 # make newest  the shapes and their kills with the newest LangGraph there is; ends with what broke: make newest N=500
@@ -13,7 +14,7 @@ N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check crash damage conformance newest bench clean
+.PHONY: demo test check browser crash damage conformance newest bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -26,6 +27,9 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+browser: $(VENV)/.ready-dev
+	NEED_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)

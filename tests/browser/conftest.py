@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +20,22 @@ if TYPE_CHECKING:
 SHOTS = Path("bench-out", "screens")
 
 
+def _needed() -> list[tuple[bool, str]]:
+    """Return what these tests need: whether it is there, and how it is installed."""
+    install = f"`{sys.executable} -m pip install --group browser`"
+    return [
+        (chromium() is not None, "Chromium (`apt-get install chromium`)"),
+        (find_spec("playwright") is not None, f"playwright ({install})"),
+        (find_spec("jupyterlab") is not None, f"JupyterLab ({install})"),
+    ]
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Give a browser; `make browser` refuses to run without one."""
-    if chromium() is None or find_spec("playwright") is None or find_spec("jupyterlab") is None:
-        pytest.skip("needs Chromium, playwright and JupyterLab: `make browser` says how")
+    if missing := [how for there, how in _needed() if not there]:
+        wanted = "NEED_BROWSER" in os.environ
+        (pytest.exit if wanted else pytest.skip)(f"a browser's test needs: {'; '.join(missing)}")
     with opened_browser() as opened:
         yield opened
 

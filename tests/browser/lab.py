@@ -176,7 +176,8 @@ class Lab:
             number,
         )
         self.page.wait_for_function(
-            "([prompt, before]) => prompt.innerText !== before", arg=[prompt.element_handle(), before]
+            "([prompt, before]) => prompt.innerText !== before",
+            arg=[prompt.element_handle(), before],
         )
 
     def done(self, number: int) -> None:

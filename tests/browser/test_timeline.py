@@ -250,7 +250,9 @@ agent = na.Agent(graph, name="agent " + EVIL)
 
 def test_markup_in_names_results_and_errors_is_text(lab: Callable[..., Lab]) -> None:
     """Whoever chooses a thread's name, an argument or an error runs nothing in the page."""
-    run = "try:\n    agent.run({'said': EVIL}, thread='thread ' + EVIL)\nexcept ValueError:\n    pass"
+    run = (
+        "try:\n    agent.run({'said': EVIL}, thread='thread ' + EVIL)\nexcept ValueError:\n    pass"
+    )
     tab = lab([WICKED, run])
     desk = Desk(tab)
     desk.begin()
@@ -393,7 +395,9 @@ def test_light_dark_narrow_and_for_a_screen_reader(lab: Callable[..., Lab]) -> N
     assert live.inner_text() == "digest, thread pages: failed"
     assert desk.timeline.get_by_role("status").count() == 1
     fetched.nth(1).click()
-    desk.timeline.get_by_role("group", name="details of fetch").get_by_text("A rather long").wait_for()
+    desk.timeline.get_by_role("group", name="details of fetch").get_by_text(
+        "A rather long"
+    ).wait_for()
     desk.shot("1-light")
     tab.theme("Dark")
     desk.shot("2-dark")
