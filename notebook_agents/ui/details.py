@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal, Record
     from notebook_agents.model import RunView
 
-RESULTS = 50
+RESULTS = 20
 """Results, the newest, whose previews a finished run's state has without being asked."""
 _SMALL = 64 * 1024
 _LARGE = 16 * 1024 * 1024

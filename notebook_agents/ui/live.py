@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -30,7 +31,6 @@ from notebook_agents.ui.state import State, run_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from notebook_agents.journal import Journal
     from notebook_agents.model import Driver, RunView
@@ -42,8 +42,10 @@ R = TypeVar("R")
 _PAUSE_SECONDS = 0.25
 _SHARE = 40
 """An update may take one part in so many of the time."""
-_BUNDLE_SECONDS = (2.0, 15.0)
+_BUNDLE_SECONDS = (4.0, 30.0)
 """Between two bundles, where a widget shows what happens in between: at first, and later."""
+_WHOLE_SECONDS = 1.0
+"""After so long the widget gets everything once more: a page may have missed what came first."""
 _JOIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _REMEMBERED = 64
@@ -87,7 +89,7 @@ class Live:
         self._view: RunView = run.view
         self._state: State = {}
         self._folding: Folding | None = None
-        self._events: deque[tuple[StepEvent, datetime]] = deque()
+        self._events: deque[tuple[StepEvent, int]] = deque()
         self._depth = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -155,14 +157,17 @@ class Live:
     def _note(self, event: StepEvent) -> None:
         """Take note of an event, on its step's path."""
         if event.run == self.run.number and event.thread == self.run.thread:
-            self._events.append((event, clock.from_us(clock.now_us())))
+            self._events.append((event, clock.now_us()))
 
     @_harmless
     def _follow(self, over: threading.Event) -> None:
         pause = _PAUSE_SECONDS
+        whole = time.monotonic() + _WHOLE_SECONDS
         while not over.wait(pause):
             began = time.monotonic()
             self._send()
+            if began >= whole and self._widget is not None:
+                self._widget.state, whole = self.state, math.inf
             pause = max(_PAUSE_SECONDS, _SHARE * (time.monotonic() - began))
             if began >= self._due and not over.is_set():
                 self._send_bundle()
@@ -172,7 +177,8 @@ class Live:
         if self._folding is None:
             return
         for _ in range(len(self._events)):
-            self._folding.take(*self._events.popleft())
+            event, at = self._events.popleft()
+            self._folding.take(event, clock.from_us(at))
         if self._folding.changed and self._widget is not None:
             self._widget.tell(self._folding.delta())
 
@@ -244,8 +250,9 @@ class Live:
 
     def _show(self, view: RunView) -> None:
         given = {} if self._folding is None else self._folding.arguments
+        seen = set() if self._folding is None else self._folding.steps
         run = self.run
-        missing = {step.id for step in view.steps} - given.keys()
+        missing = {step.id for step in view.steps} - seen
         given = {**details.arguments(run.journal, run.thread, run.number, missing), **given}
         state = run_state(
             view,
