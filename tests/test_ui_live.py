@@ -54,11 +54,15 @@ class Tags(HTMLParser):
         self.found.add(tag)
 
 
-def test_run_has_one_display_in_every_shape(cells: Kernel) -> None:
-    """A run's display has the widget, JSON, HTML and text, and stands as the run ended."""
+def test_run_has_a_record_and_a_live_view(cells: Kernel) -> None:
+    """A record in JSON, HTML and text stands as the run ended; the widget is a display of its own.
+
+    A bundle with a widget whose model is gone shows nothing else.
+    """
     shown = cells.run('run = worker.run({"n": 0}, thread="shapes")')
-    (output,) = [one for one in shown if one["kind"] != "stream"]
-    assert set(output["data"]) == {WIDGET, MEDIA_TYPE, "text/html", "text/plain"}
+    output, live = [one for one in shown if one["kind"] != "stream"]
+    assert set(output["data"]) == {MEDIA_TYPE, "text/html", "text/plain"}
+    assert set(live["data"]) == {WIDGET}
     state = output["data"][MEDIA_TYPE]
     assert (state["status"], state["counts"]["returned"]) == ("succeeded", 2)
     assert [row["name"] for row in state["steps"]] == ["work", "fetch"]
@@ -72,7 +76,7 @@ def test_markup_in_arguments_is_inert(cells: Kernel) -> None:
     (state,) = cells.states(request)
     assert state["steps"][1]["args"] == "'<script>alert(1)</script>', deep={'a': [1, 2]}"
     assert "<script>" in state["steps"][1]["result"]
-    (output,) = [one for one in cells.outputs(request) if one["kind"] == "display_data"]
+    output, _ = [one for one in cells.outputs(request) if one["kind"] == "display_data"]
     assert not Tags(output["data"]["text/html"]).found & {"script", "img"}
 
 
@@ -136,7 +140,7 @@ def test_many_runs_of_one_cell_do_not_flood_it(cells: Kernel) -> None:
 
 def test_value_of_the_cell_does_not_repeat_the_tree(cells: Kernel) -> None:
     """Where the run is the cell's value too, it says its status and its answer only."""
-    display, value = [
+    display, _, value = [
         output
         for output in cells.run('worker.run({"n": 0}, thread="value")')
         if output["kind"] != "stream"
@@ -150,10 +154,11 @@ def test_value_of_the_cell_does_not_repeat_the_tree(cells: Kernel) -> None:
 def test_run_in_another_cell_shows_the_whole_again(cells: Kernel) -> None:
     """A run that is the value of a later cell has its timeline there."""
     cells.run('kept = worker.run({"n": 0}, thread="later")')
-    (value,) = cells.run("kept")
+    record, live, value = cells.run("kept")
+    assert TREE in record["data"]["text/plain"]
+    assert WIDGET in live["data"]
     assert value["kind"] == "execute_result"
-    assert {WIDGET, MEDIA_TYPE} < set(value["data"])
-    assert TREE in value["data"]["text/plain"]
+    assert TREE not in value["data"]["text/plain"]
 
 
 def test_stored_answer_is_marked(cells: Kernel) -> None:
@@ -225,7 +230,7 @@ def test_running_state_says_how_to_go_on_without_its_kernel(cells: Kernel) -> No
     shown = cells.run(
         'run = worker.run({"n": 0}, thread="outlived", new=True)\n'
         "view = dataclasses.replace(run.view, status=na.RunStatus.RUNNING)\n"
-        'print(bundles.bundle(view, {}, None)["text/html"])'
+        'print(bundles.bundle(view, {})["text/html"])'
     )
     said = "".join(output.get("text", "") for output in shown)
     assert "<code>import notebook_agents as na; na.resume(&#x27;outlived&#x27;)</code>" in said

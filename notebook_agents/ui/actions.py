@@ -19,6 +19,7 @@ from notebook_agents.graph.folder import default_journal, journal_at
 from notebook_agents.graph.resume import resolve as graph_resolve
 from notebook_agents.graph.resume import resume as graph_resume
 from notebook_agents.graph.run import Run
+from notebook_agents.model import RunStatus
 from notebook_agents.runtime import leaving
 from notebook_agents.runtime.driver import describe
 from notebook_agents.runtime.steps import did, did_not
@@ -26,7 +27,7 @@ from notebook_agents.runtime.stopping import RunStopped
 from notebook_agents.runtime.timeline import status_text
 from notebook_agents.settings import journal_home
 from notebook_agents.ui import details
-from notebook_agents.ui.bundles import publish
+from notebook_agents.ui.bundles import answer_text, publish
 from notebook_agents.ui.live import asked_by_button, shows
 
 if TYPE_CHECKING:
@@ -154,7 +155,10 @@ def _driven(thread: str, journal: Journal | None, **options: Any) -> dict[str, A
         run = graph_resume(thread, journal=journal, **options)
     finally:
         asked_by_button.reset(token)
-    return {"said": f"{status_text(run.status)}", "state": shows.of(run).state}
+    said = status_text(run.status)
+    if run.status is RunStatus.SUCCEEDED and (text := answer_text(run)):
+        said = f"Answer: {text}"
+    return {"said": said, "state": shows.of(run).state}
 
 
 def _journal(thread: str, path: str | None) -> Journal:

@@ -11,7 +11,6 @@ from notebook_agents import settings
 from notebook_agents.errors import NotebookAgentsError
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime import previews
-from notebook_agents.runtime.advice import advice
 from notebook_agents.runtime.timeline import clean, status_text, summary, to_html, to_text
 
 if TYPE_CHECKING:
@@ -22,27 +21,38 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/vnd.notebook-agents.timeline.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_CHILD = ".jp-OutputArea-child"
+_BEHIND = f'{_CHILD}:has(.na-record) + {_CHILD}:has([data-mime-type="{_WIDGET}"])'
+_ONE_OF_BOTH = (
+    f"<style>{_CHILD}:has(.na-record):has(+ {_CHILD} .nat-timeline){{display:none}}"
+    f"{_BEHIND}:not(:has(.nat-timeline)){{display:none}}</style>"
+)
+"""JupyterLab shows the live view, or, where its model is gone or not yet there, the record."""
 _ANSWER = 4_000
 """Characters of an answer that a cell shows."""
 _logger = logging.getLogger("notebook_agents.ui")
 
 
-def bundle(view: RunView, state: State, model: str | None) -> dict[str, Any]:
-    """Return a run's display by media type; a front end takes the first that it knows.
+def bundle(view: RunView, state: State) -> dict[str, Any]:
+    """Return a run's record by media type; a front end takes the first that it knows.
+
+    No widget is among them. Where its model is gone, with its kernel, a front end says so and
+    shows nothing else of the bundle.
 
     Args:
         view: The run.
         state: Its state, see `state.py`.
-        model: The id of its widget's model, or None.
     """
-    shown: dict[str, Any] = {
+    return {
         MEDIA_TYPE: state,
-        "text/html": to_html(view) + _hint(view),
+        "text/html": f'<div class="na-record">{to_html(view)}{_hint(view)}{_ONE_OF_BOTH}</div>',
         "text/plain": to_text(view),
     }
-    if model is not None:
-        shown[_WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": model}
-    return shown
+
+
+def live_view(model: str) -> dict[str, Any]:
+    """Return what is displayed behind a record: the live view of a widget's model, by its id."""
+    return {_WIDGET: {"version_major": 2, "version_minor": 0, "model_id": model}}
 
 
 def publish(shown: dict[str, Any], **options: Any) -> None:
@@ -66,15 +76,13 @@ def _hint(view: RunView) -> str:
 def short(run: Shown) -> dict[str, Any]:
     """Return what a cell shows whose value is a run that is displayed in the same cell already."""
     view = run.view
-    lines = [f"{status_text(view.status)} · {summary(view)}"]
-    if view.status is RunStatus.SUCCEEDED:
-        lines.append(_answer(run))
-    elif (todo := advice(view)) is not None:
-        lines += [f"next: {todo[0]}:", f"  {todo[1]}"]
+    if view.status is not RunStatus.SUCCEEDED:  # a button may go on with it: what is here stays
+        return {"text/plain": f"run {view.number} of thread {clean(view.thread)!r}, shown above"}
+    lines = [f"{status_text(view.status)} · {summary(view)}", answer_text(run)]
     return {"text/plain": "\n".join(line for line in lines if line)}
 
 
-def _answer(run: Shown) -> str:
+def answer_text(run: Shown) -> str:
     """Return what the graph returned: of a conversation its last message, else a preview."""
     try:
         value = run.value

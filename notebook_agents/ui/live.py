@@ -1,10 +1,11 @@
 """What is shown under a cell while a run works, and its record afterwards.
 
-A run has one display. What its steps do is noted on their path (an append to a queue, nothing
-more); a thread of its own sends what changed, at most four times a second and so rarely that it
-takes a small share of the time. The whole bundle (JSON, HTML and text, which a saved notebook
-keeps) is renewed less often, and once more at the end, from the journal. Nothing in here can fail
-a run: what goes wrong is logged, once.
+A run has one record under its cell (JSON, HTML and text, which a saved notebook keeps) and behind
+it a live view, which takes the record's place where it can. What its steps do is noted on their
+path (an append to a queue, nothing more); a thread of its own sends what changed to the live view,
+at most four times a second and so rarely that it takes a small share of the time. The record is
+renewed less often, and once more at the end, from the journal. Nothing in here can fail a run: what
+goes wrong is logged, once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from notebook_agents.model import RunStatus
 from notebook_agents.runtime.events import StepEvent, observe
 from notebook_agents.settings import timeline
 from notebook_agents.ui import details
-from notebook_agents.ui.bundles import bundle, default_home, publish, short
+from notebook_agents.ui.bundles import bundle, default_home, live_view, publish, short
 from notebook_agents.ui.folding import Folding
 from notebook_agents.ui.state import State, run_state
 
@@ -222,12 +223,12 @@ class Live:
 
     def bundle(self, run: Shown) -> dict[str, Any]:
         """Return what shows a run that is the value of a cell."""
-        if self.shown_in is not None and self.shown_in == execution():
-            return short(run)
-        if not self._depth:
-            self.run = run
-            self._show(run.view)
-        return self._bundle(self._view, self._state)
+        if self.shown_in is None or self.shown_in != execution():
+            if not self._depth:
+                self.run = run
+                self._show(run.view)
+            self._display()
+        return short(run)
 
     @property
     def state(self) -> State:
@@ -284,15 +285,12 @@ class Live:
             self._widget = make_widget(self)
         self.shown_in = here
         self._publish(self._view, self._state, update=False)
-
-    def _bundle(self, view: RunView, state: State) -> dict[str, Any]:
-        if self._widget is None and not asked_by_button.get():
-            self._widget = make_widget(self)
-        return bundle(view, state, None if self._widget is None else self._widget.model_id)
+        if self._widget is not None:
+            publish(live_view(self._widget.model_id))
 
     def _publish(self, view: RunView, state: State, *, update: bool) -> None:
         if self.shown_in is not None:
-            publish(self._bundle(view, state), display_id=self._id, update=update)
+            publish(bundle(view, state), display_id=self._id, update=update)
 
 
 class _Shows:

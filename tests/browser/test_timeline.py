@@ -168,7 +168,7 @@ def test_a_killed_kernel_is_told_and_one_click_finishes_in_the_fresh_one(
     desk.step("book", "running").wait_for()
     tab.kill_kernel()
     desk.status("its kernel is gone").wait_for()
-    desk.timeline.get_by_text("1 step returned: they are kept").wait_for()
+    desk.timeline.get_by_text("1 step returned: it is kept").wait_for()
     desk.timeline.get_by_text("1 step may or may not have happened: book").wait_for()
     desk.shot("1-gone")
     desk.go()

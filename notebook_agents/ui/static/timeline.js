@@ -190,7 +190,7 @@ class Timeline {
     this.root = node("div", "nat-timeline");
     this.header = node("div", "nat-header");
     this.buttons = node("div", "nat-buttons");
-    this.said = node("p", "nat-said");
+    this.said = node("p", "nat-said nat-wrap");
     this.said.setAttribute("role", "status");
     this.announced = node("div", "nat-hidden");
     this.announced.setAttribute("aria-live", "polite");
