@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.notebook-agents.timeline.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _CHILD = ".jp-OutputArea-child"
-_BEHIND = f'{_CHILD}:has(.na-record) + {_CHILD}:has([data-mime-type="{_WIDGET}"])'
 _ONE_OF_BOTH = (
     f"<style>{_CHILD}:has(.na-record):has(+ {_CHILD} .nat-timeline){{display:none}}"
-    f"{_BEHIND}:not(:has(.nat-timeline)){{display:none}}</style>"
+    f"{_CHILD}:has(.na-record) + {_CHILD} > .jp-OutputArea-output:not(:has(*)){{display:none}}"
+    "</style>"
 )
-"""JupyterLab shows the live view, or, where its model is gone or not yet there, the record."""
+"""JupyterLab shows the live view, or the record, and not its bare "model not found" or "Loading"."""
 _ANSWER = 4_000
 """Characters of an answer that a cell shows."""
 _logger = logging.getLogger("notebook_agents.ui")

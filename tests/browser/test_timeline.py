@@ -193,7 +193,9 @@ def test_what_a_killed_kernel_left_is_readable_after_a_reload_and_goes_on(
     tab.open()
     desk.shot("1-reloaded")
     desk.output.get_by_text("na.resume(").wait_for()
-    assert desk.output.get_by_text("model not found").count() == 0
+    shown = desk.output.inner_text()
+    assert "model not found" not in shown
+    assert "Loading widget" not in shown
     desk.go()
     resumed = Desk(tab, 2)
     tab.run(2)
@@ -211,15 +213,34 @@ def test_a_reload_in_mid_run_shows_the_run_again(lab: Callable[..., Lab]) -> Non
     desk.step("book", "running").wait_for()
     tab.save()
     tab.open(busy=True)
+    desk.output.get_by_text("na.resume(").wait_for()
+    assert "Loading widget" not in desk.output.inner_text()
     desk.shot("1-running")
     desk.go()
     desk.status("succeeded").wait_for()
     desk.shot("2-succeeded")
     tab.save()
     tab.open()
-    desk.output.get_by_text("succeeded").first.wait_for()
-    desk.output.get_by_text("thank").first.wait_for()
+    desk.step("thank", "returned").wait_for()
     desk.shot("3-afterwards")
+
+
+def test_a_finished_run_is_shown_without_its_kernel(lab: Callable[..., Lab]) -> None:
+    """The notebook is opened another day: its run stands there as it ended, and nothing is broken."""
+    tab = lab([TRIP, "agent.run({'said': 'a trip'}).value['said']"])
+    desk = Desk(tab)
+    desk.go()
+    desk.begin()
+    desk.status("succeeded").wait_for()
+    tab.done(1)
+    tab.save()
+    tab.kill_kernel()
+    tab.open()
+    desk.output.get_by_text("thank", exact=True).wait_for()
+    desk.output.get_by_text("succeeded").wait_for()
+    assert desk.timeline.count() == 0
+    assert "widget" not in desk.output.inner_text()
+    desk.shot("1-record")
 
 
 WICKED = (
