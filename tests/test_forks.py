@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from support.checks import State, add, chain
 
 import notebook_agents as na
@@ -60,6 +61,36 @@ def test_a_child_outlives_its_parents_journal(home, forked, killed):
 
 FORKS = 12
 """In the suite; `python tests/support/exits.py DIR/journal 50` is what is promised."""
+
+
+def test_a_child_and_its_parent_read_what_the_other_stored(home, forked):
+    """Neither takes what it appended itself for all that there is."""
+    at = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+    def parent() -> None:
+        journal = na.Journal.open(home)
+        saver = na.JournalSaver(journal)
+
+        def put() -> None:
+            made = saver.put(at, empty_checkpoint(), {"parents": {}}, {})
+            assert saver.get_tuple(at).config == made
+
+        put()
+        put()
+        before = saver.get_tuple(at)
+        if (child := os.fork()) == 0:
+            assert saver.get_tuple(at) == before
+            put()
+            journal.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        after = saver.get_tuple(at)
+        assert after.config != before.config
+        put()
+        other = na.Journal.open(home)
+        assert na.JournalSaver(other).get_tuple(at) == saver.get_tuple(at)
+
+    assert forked(parent) == 0
 
 
 def test_forks_and_exits_of_busy_processes(tmp_path):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import operator
 import threading
+from datetime import UTC, datetime
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
+import ormsgpack
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
 from langgraph.graph import END, START, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 import notebook_agents as na
+from notebook_agents.graph import private
+from notebook_agents.graph.codec import strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.handover import handed_over
 from notebook_agents.graph.private import (
@@ -36,6 +41,7 @@ from notebook_agents.graph.private import (
     state_after,
     superstep,
     threaded,
+    unpacker,
     with_tool_calls,
 )
 from notebook_agents.runtime.leaving import Workers
@@ -321,3 +327,58 @@ async def test_a_sync_function_is_found_in_its_executor() -> None:
     assert await made.ainvoke({}) == {"seen": False}
     assert called == [node]
     assert threaded(graph.nodes["awaits"].bound, {}, run) is None
+
+
+CALL = {"name": "f", "args": {"x": 1}, "id": "c", "type": "tool_call"}
+MESSAGES = [
+    HumanMessage(
+        "hello", id="1", name="me", additional_kwargs={"at": datetime(2024, 1, 1, tzinfo=UTC)}
+    ),
+    HumanMessage(["a", {"type": "text", "text": "b"}], more=1),
+    HumanMessage("x", content_blocks=None, response_metadata={"n": [1, 2]}),
+    AIMessage("", tool_calls=[CALL], usage_metadata=None, response_metadata={"model": "m"}),
+    AIMessage("bad", invalid_tool_calls=[{**CALL, "args": "{", "error": "e"}]),
+    ToolMessage("7", tool_call_id="c", artifact={"k": (1, HumanMessage("in it"))}, status="error"),
+    SystemMessage("be good", id="s"),
+    Model(),
+]
+
+
+def test_messages_are_unpacked_as_langgraph_unpacks_them() -> None:
+    """Field for field, with what was set, and no constructor of LangChain is needed for it."""
+    serializer = strict_serializer()
+    unpack = unpacker(serializer)
+    refused = (HumanMessage.__module__, "HumanMessage", {"content": 5, "id": "7"}, "")
+    packed = ormsgpack.packb(ormsgpack.Ext(private.EXT_PYDANTIC_V2, ormsgpack.packb(refused)))
+    every = [serializer.dumps_typed(value)[1] for value in (*MESSAGES, MESSAGES, {"m": MESSAGES})]
+    for data in (*every, packed):
+        for _ in range(2):
+            assert _whole(unpack(data)) == _whole(serializer.loads_typed(("msgpack", data)))
+    assert type(unpack(packed)) is HumanMessage  # though its validator takes no such content
+    kinds = {HumanMessage, AIMessage, ToolMessage, SystemMessage}
+    assert kinds <= private._direct
+    assert {(kind.__module__, kind.__name__) for kind in kinds} <= SAFE_MSGPACK_TYPES
+
+
+def test_a_constructor_that_does_more_is_used() -> None:
+    """A type is validated without its constructor only where that made no difference."""
+
+    class Odd(BaseModel):
+        x: int
+
+        def __init__(self, **fields: Any) -> None:
+            super().__init__(x=fields["x"] + 1)
+
+    assert private._constructed(Odd, {"x": 1}).x == 2
+    assert Odd not in private._direct
+
+
+def _whole(value: Any) -> Any:
+    """Return all that there is of a value, types included."""
+    if isinstance(value, BaseModel):
+        return type(value), _whole(value.__getstate__())
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value), [_whole(item) for item in value]
+    return type(value), value

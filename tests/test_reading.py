@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import contextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 from bench.bulk import bulk, count
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 from support.checks import refused
 from support.shapes import build, go
 
 import notebook_agents as na
 from notebook_agents import errors
+from notebook_agents.journal import Draft
 from notebook_agents.model import Kind
 from notebook_agents.runtime.view import run_view, steps_page
 
@@ -41,7 +44,7 @@ class Doings:
     def __init__(self, rng: Random, journals: list[na.Journal]) -> None:
         self._rng = rng
         self._journals = journals
-        self._savers = [na.JournalSaver(journal) for journal in journals]
+        self.savers = [na.JournalSaver(journal) for journal in journals]
         self._last: dict[str, Any] = {}
         self._n = 0
 
@@ -56,7 +59,7 @@ class Doings:
     @property
     def saver(self) -> na.JournalSaver:
         """One of the two."""
-        return self._rng.choice(self._savers)
+        return self._rng.choice(self.savers)
 
     def put(self) -> None:
         """Store a checkpoint, whose value grew or not, behind the newest of its namespace."""
@@ -131,8 +134,9 @@ def test_what_is_read_for_one_checkpoint_is_what_the_history_says(home: Path, se
                 _compare(remembering, [*na.JournalSaver(other).list(at())], done)
                 for ns in SPACES:
                     whole = [*na.JournalSaver(other).list(at(ns))]
-                    newest = remembering.get_tuple(at(ns))
-                    assert newest == (whole[0] if whole else None), done
+                    for saver in (remembering, *doings.savers):
+                        newest = saver.get_tuple(at(ns))
+                        assert newest == (whole[0] if whole else None), done
 
 
 def _compare(saver: na.JournalSaver, whole: list[Any], done: list[str]) -> None:
@@ -268,8 +272,76 @@ def test_who_asks_again_reads_only_what_is_new(journal: na.Journal) -> None:
     put(said)
     assert rows(journal, lambda: saver.get_tuple(at())) > 200
     assert rows(journal, lambda: saver.get_tuple(at())) == 0
+    other = na.JournalSaver(journal)
+    assert other.get_tuple(at()) is not None
     put([*said, "one more " * 40])
-    assert rows(journal, lambda: saver.get_tuple(at())) <= 6
+    assert rows(journal, lambda: other.get_tuple(at())) <= 6
+
+
+def test_who_stored_the_newest_checkpoint_itself_reads_nothing(journal: na.Journal) -> None:
+    """It has what it appended, but for an append that is too large to be remembered."""
+    saver, config = na.JournalSaver(journal), at()
+    for n in range(60):
+        large = ["other text " * 300 + str(n * 200 + k) for k in range(200)] if n == 20 else []
+        many = ["text " * 60 + str(k) for k in range(n)]
+        checkpoint: Any = {**empty_checkpoint(), "channel_values": {"many": many, "large": large}}
+        checkpoint["channel_versions"] = {"many": n, "large": n}
+        config = saver.put(config, checkpoint, {"parents": {}}, {})
+        saver.put_writes(config, [("n", n)], "task")
+        found: list[Any] = []
+        read = rows(journal, lambda found=found: found.append(saver.get_tuple(at())))
+        assert found[0].checkpoint == checkpoint
+        assert found[0].pending_writes == [("task", "n", n)]
+        assert n in (0, 20) or read == 0, n
+    assert len(saver._newest.appended._parts) < 100
+    (known,) = saver._newest._known.values()
+    assert known.reader._decoder.held < 100_000  # without the large one
+
+
+def test_a_stored_checkpoint_holds_no_earlier_ones(journal: na.Journal) -> None:
+    """Two values that change in turn: each record refers to the one before it."""
+    saver, config = na.JournalSaver(journal), at()
+    for n in range(60):
+        values = {"a": [str(n // 2) * 300], "b": [str((n + 1) // 2) * 300]}
+        checkpoint: Any = {**empty_checkpoint(), "channel_values": values}
+        checkpoint["channel_versions"] = dict.fromkeys(values, n)
+        config = saver.put(config, checkpoint, {"parents": {}}, {})
+    drafts = [one for one in gc.get_objects() if type(one) is Draft]
+    assert sum(one.kind is Kind.CHECKPOINT for one in drafts) < 40
+
+
+def test_a_long_run_holds_no_earlier_checkpoints(journal: na.Journal) -> None:
+    """Under a driver, too: at the last step nearly nothing is left of those before it."""
+    left: list[int] = []
+
+    class Turns(TypedDict, total=False):
+        n: int
+        a: list[str]
+        b: list[str]
+
+    def turn(state: Turns) -> dict[str, Any]:
+        n = state.get("n", 0)
+        if n == 59:
+            drafts = [one for one in gc.get_objects() if type(one) is Draft]
+            left.append(sum(one.kind is Kind.CHECKPOINT for one in drafts))
+        return {"n": n + 1, "a": [str(n // 2) * 300], "b": [str((n + 1) // 2) * 300]}
+
+    graph = StateGraph(Turns).add_node("turn", turn).add_edge(START, "turn")
+    graph.add_conditional_edges("turn", lambda state: "turn" if state["n"] < 60 else END)
+    na.Agent(graph, "turns", journal).run({"n": 0}, config={"recursion_limit": 100})
+    assert left[0] < 10, left
+
+
+def test_a_value_that_comes_back_is_read_where_it_was_stored_first(journal: na.Journal) -> None:
+    """Its chunk is found again, and so is not among what the process appended."""
+    first, second = na.JournalSaver(journal), na.JournalSaver(journal)
+    for n, (saver, text) in enumerate([(first, "a"), (second, "b"), (second, "a")]):
+        checkpoint: Any = {**empty_checkpoint(), "channel_values": {"text": text * 1000}}
+        checkpoint["channel_versions"] = {"text": n}
+        saver.put(at(), checkpoint, {"parents": {}}, {})
+        found = second.get_tuple(at())
+        assert found is not None
+        assert found.checkpoint == checkpoint
 
 
 # -- a page of steps -----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from notebook_agents.journal.values import (
     pack,
     unpack,
 )
+from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import Checkpoint, PendingWrite
 
+    from notebook_agents.graph.appended import Own
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Draft, Journal, Record
     from notebook_agents.journal.chunking import Encoder, Kept
+
+    Shown = Record | Own  # a checkpoint's record, or one of what was written for it
 
 _INLINE_BELOW = 100  # characters
 _GROWTH = 32
 """After so many new elements a list is written out again, so that reading takes one more record
 and not a chain of them."""
+
+
+_RECORD, _FEW, _CALLS = 2048, 16, 32
+"""About how many bytes a record with its tree takes in memory, and how many do not matter; after so
+many calls a reader forgets what it does not need."""
 
 
 class _Stored(NamedTuple):
@@ -166,46 +175,67 @@ class Reader:
         self._codec = codec
         self._decoder = Decoder(codec, journal.parts)
         self._payloads: dict[int, list[Any]] = {}
-        self._refs: dict[int, tuple[int, ...]] = {}
+        self._refs: dict[int, Sequence[int]] = {}
+        self._room = self._calls = 0
 
-    def preload(self, records: Iterable[Record]) -> None:
+    def preload(self, records: Iterable[Shown]) -> None:
         """Read the payloads of several records at once."""
         self._read({record.seq for record in records})
 
     def _read(self, seqs: set[int]) -> None:
-        missing = seqs - self._payloads.keys()
-        for record in self._journal.sealed(sorted(missing)):
-            self._payloads[record.seq] = unpack(self._journal.opened(record))
-            self._refs[record.seq] = record.refs
-        if lost := missing - self._payloads.keys():
+        missing = seqs.difference(self._payloads)
+        if not missing:
+            return
+        for seq, (refs, payload) in self._journal.parts(sorted(missing)).items():
+            self._payloads[seq] = unpack(payload)
+            self._refs[seq] = refs
+        if lost := missing.difference(self._payloads):
             raise lost_record(min(lost))
 
-    def keep(self, records: Iterable[Record]) -> None:
-        """Forget all but what these records, just read, are made of."""
+    def take(self, own: Iterable[Own]) -> None:
+        """Have records without reading them."""
+        for one in own:
+            if one.kind is Kind.CHUNK:
+                self._decoder.take(one.seq, one.refs, one.plain)
+            else:
+                self._payloads[one.seq], self._refs[one.seq] = unpack(one.plain), one.refs
+
+    def keep(self, records: Iterable[Shown]) -> None:
+        """Forget all but what these records, just read, are made of.
+
+        That takes as long as they are large, so it is put off until there is as much to forget,
+        and for so many calls.
+        """
+        self._calls += 1
+        held = self._decoder.held + len(self._payloads) * _RECORD
+        if held <= self._room and self._calls < _CALLS:
+            return
         wanted = {record.seq for record in records}
         for _ in range(2):  # a record, the one it refers to, and that one's base
             wanted |= {seq for at in wanted for seq in self._refs[at] if seq in self._payloads}
         self._payloads = {seq: self._payloads[seq] for seq in wanted}
         self._refs = {seq: self._refs[seq] for seq in wanted}
         self._decoder.keep({seq for refs in self._refs.values() for seq in refs})
+        self._calls = 0
+        self._room = 2 * (self._decoder.held + (_FEW + len(self._payloads)) * _RECORD)
 
-    def metadata(self, record: Record) -> dict[str, Any]:
+    def metadata(self, record: Shown) -> dict[str, Any]:
         """Return a checkpoint's metadata."""
         self.preload([record])
         loaded: dict[str, Any] = self._codec.loads(*self._payloads[record.seq][1])
         return loaded
 
-    def held(self, record: Record) -> set[str]:
+    def held(self, record: Shown) -> set[str]:
         """Return the channels that have a value in a checkpoint."""
         return {*self._head(record)["channel_values"], *self._payloads[record.seq][2]}
 
-    def open_channels(self, record: Record) -> set[str]:
+    def open_channels(self, record: Shown) -> set[str]:
         """Return the DeltaChannels of a checkpoint whose values its ancestors have."""
         counted = self.metadata(record).get("counters_since_delta_snapshot") or {}
         return counted.keys() & self._head(record)["channel_versions"].keys() - self.held(record)
 
     def checkpoint_tuples(
-        self, wanted: Sequence[tuple[Record, Sequence[Record]]]
+        self, wanted: Sequence[tuple[Shown, Sequence[Shown]]]
     ) -> list[CheckpointTuple]:
         """Return checkpoints with their pending writes, in at most four reads of payloads.
 
@@ -221,31 +251,34 @@ class Reader:
                 for channel in self._payloads[record.seq][2]
                 for tree in self._trees(channel, record.seq)
             ]
-            rows = [row for _, writes in wanted for row in self._rows(writes)]
-            trees += [(row.tree, row.refs) for row in rows if row.tree is not None]
+            found = [(record, self._rows(writes)) for record, writes in wanted]
+            trees += [(row.tree, row.refs) for _, rows in found for row in rows if row.tree]
             self._decoder.prefetch(trees)
-        return [self.decoded(record, writes) for record, writes in wanted]
+        return [self._checkpoint_tuple(record, rows) for record, rows in found]
 
-    def decoded(self, record: Record, writes: Sequence[Record]) -> CheckpointTuple:
-        """Return a checkpoint with these pending writes, all of which was read before."""
-        _, meta, trees = self._payloads[record.seq]
-        head = self._head(record)
+    def decoded(self, record: Shown, writes: Sequence[Shown]) -> CheckpointTuple:
+        """Return a checkpoint with these pending writes; KeyError where not all was read before."""
+        return self._checkpoint_tuple(record, self._rows(writes))
+
+    def _checkpoint_tuple(self, record: Shown, rows: Sequence[_Write]) -> CheckpointTuple:
+        stored, meta, trees = self._payloads[record.seq]
+        head: Checkpoint = self._codec.loads(*stored)
         values = {channel: self._decoded(channel, record) for channel in trees}
         return CheckpointTuple(
             config=_config(record, record.ref),
             checkpoint={**head, "channel_values": {**head["channel_values"], **values}},
             metadata=self._codec.loads(*meta),
             parent_config=_config(record, record.prior) if record.prior else None,
-            pending_writes=self._decoded_writes(self._rows(writes)),
+            pending_writes=self._decoded_writes(rows),
         )
 
-    def _head(self, record: Record) -> Checkpoint:
+    def _head(self, record: Shown) -> Checkpoint:
         """Return a checkpoint with its small plain values only."""
         self.preload([record])
         loaded: Checkpoint = self._codec.loads(*self._payloads[record.seq][0])
         return loaded
 
-    def _read_bases(self, records: Sequence[Record]) -> None:
+    def _read_bases(self, records: Sequence[Shown]) -> None:
         """Read at once what checkpoints' values refer to: records, and the bases of those."""
         first = {
             record.refs[tree[1]]
@@ -277,7 +310,7 @@ class Reader:
         old = beginning(self._payloads[base][2][channel][1], keep)
         return [((LIST, old), self._refs[base]), ((LIST, new), refs)]
 
-    def value(self, channel: str, record: Record) -> Any:
+    def value(self, channel: str, record: Shown) -> Any:
         """Return a channel's value in a checkpoint that has one."""
         head = self._head(record)
         if channel in head["channel_values"]:
@@ -286,12 +319,12 @@ class Reader:
         self._decoder.prefetch(self._trees(channel, record.seq))
         return self._decoded(channel, record)
 
-    def _decoded(self, channel: str, record: Record) -> Any:
+    def _decoded(self, channel: str, record: Shown) -> Any:
         first, *rest = [self._decoder.value(*tree) for tree in self._trees(channel, record.seq)]
         return first + rest[0] if rest else first
 
     def writes(
-        self, records: Sequence[Record], *, only: Container[str] | None = None
+        self, records: Sequence[Shown], *, only: Container[str] | None = None
     ) -> list[PendingWrite]:
         """Return pending writes in LangGraph's order.
 
@@ -314,7 +347,7 @@ class Reader:
             for row in rows
         ]
 
-    def _rows(self, records: Sequence[Record]) -> list[_Write]:
+    def _rows(self, records: Sequence[Shown]) -> list[_Write]:
         """Return the writes that count.
 
         Of a task's regular ones the first counts, of its special ones (an error, an interrupt, an
@@ -371,7 +404,7 @@ def encode_writes(encoder: Encoder, draft: Draft, writes: Sequence[tuple[str, An
     draft.plain, draft.refs, draft.size = pack((small, rows)), encoder.refs, encoder.size
 
 
-def _config(record: Record, checkpoint_id: str | None) -> RunnableConfig:
+def _config(record: Shown, checkpoint_id: str | None) -> RunnableConfig:
     return {
         "configurable": {
             "thread_id": record.thread,

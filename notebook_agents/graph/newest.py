@@ -2,7 +2,8 @@
 
 What is read is that checkpoint, its pending writes, what its values refer to, and the deletions
 behind it: no more for a thread of a million records, or beside a million others. Whoever asks again
-reads what was committed since, and decodes.
+reads what others committed since, and decodes. What is remembered is as large as the checkpoints,
+for a while three times as large, and 4 MB of what was appended last (`appended.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from notebook_agents.graph.appended import Appended
 from notebook_agents.graph.checkpoints import Reader
 from notebook_agents.graph.history import KINDS, History
 from notebook_agents.model import Kind
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from langgraph.checkpoint.base import CheckpointTuple
 
+    from notebook_agents.graph.checkpoints import Shown
     from notebook_agents.graph.codec import StateCodec
     from notebook_agents.journal import Journal, Record
 
@@ -33,33 +36,27 @@ class _Known:
     """What this process has read of a thread's namespace.
 
     Attributes:
-        version: The journal's when that was looked at.
         born: The thread's first number: another one is another thread of that name.
         seen: The newest number of all then.
         newest: The checkpoint.
         writes: The records of writes for it, and for later ones that are not stored yet.
         reader: Has the payloads.
-        read: The numbers of the records that it has read for what it returned last.
     """
 
-    version: tuple[int, int]
     born: int
     seen: int
-    newest: Record
-    writes: list[Record]
+    newest: Shown
+    writes: list[Shown]
     reader: Reader
-    read: tuple[int, ...] = ()
 
     def tuple(self) -> CheckpointTuple:
         """Return the checkpoint; read only what was not read before."""
         pending = [record for record in self.writes if record.ref == self.newest.ref]
-        wanted = [self.newest, *pending]
-        seqs = tuple(record.seq for record in wanted)
-        if self.read == seqs:
-            return self.reader.decoded(self.newest, pending)
-        found = self.reader.checkpoint_tuples([(self.newest, pending)])[0]
-        self.reader.keep(wanted)
-        self.read = seqs
+        try:
+            found = self.reader.decoded(self.newest, pending)
+        except KeyError:  # not all of it is there
+            found = self.reader.checkpoint_tuples([(self.newest, pending)])[0]
+        self.reader.keep([self.newest, *pending])
         return found
 
 
@@ -115,6 +112,7 @@ class Newest:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.appended = Appended()
         # By thread, namespace, and serialiser: LangGraph clones a saver for each graph that is
         # compiled with it, and the clones share this and differ in which types may come back.
         self._known: OrderedDict[tuple[str, str, object], _Known] = OrderedDict()
@@ -128,23 +126,25 @@ class Newest:
         Raises:
             SealError: A record was altered, or its key is missing.
         """
-        with self._journal.reading():
-            place = (thread, ns, codec.serializer)
-            known = self._again(self._known.pop(place, None), thread, ns)
-            known = known or self._first(thread, ns, codec)
-            if known is None:
-                return self._among_hidden(thread, ns, codec)
+        place = (thread, ns, codec.serializer)
+        known = self._again(self._known.pop(place, None), thread, ns)
+        if known is not None:
             found = known.tuple()
-            self._known[place] = known
-            if len(self._known) > _REMEMBERED:
-                with suppress(KeyError):  # others took all of them out
-                    self._known.popitem(last=False)
-            return found
+        else:
+            with self._journal.reading():
+                known = self._first(thread, ns, codec)
+                if known is None:
+                    return self._among_hidden(thread, ns, codec)
+                found = known.tuple()
+        self._known[place] = known
+        if len(self._known) > _REMEMBERED:
+            with suppress(KeyError):  # others took all of them out
+                self._known.popitem(last=False)
+        return found
 
     def _first(self, thread: str, ns: str, codec: StateCodec) -> _Known | None:
         """Read what is to know; None where the newest checkpoint is hidden, or there is none."""
-        version, seen = self._journal.version(), self._journal.newest()
-        head = self._journal.head(thread)
+        seen, head = self._journal.newest(), self._journal.head(thread)
         first = self._journal.newest_checkpoints(thread, ns, 1)
         if head is None or not first:
             return None
@@ -159,17 +159,26 @@ class Newest:
         hidden = {seq for deletion in gone for seq in deletion.refs}
         writes = [record for record in writes if record.seq not in hidden]
         reader = Reader(self._journal, codec)
-        return _Known(version, head.first_seq, seen, newest, writes, reader)
+        return _Known(head.first_seq, seen, newest, [*writes], reader)
 
     def _again(self, known: _Known | None, thread: str, ns: str) -> _Known | None:
         """Bring what is known up to date; None where it has to be read anew."""
-        version = self._journal.version()
-        if known is None or known.version == version:
-            return known
-        seen, head = self._journal.newest(), self._journal.head(thread)
-        if head is None or head.first_seq != known.born:
+        if known is None:
             return None
-        for record in self._journal.select(thread=thread, ns=ns, kinds=KINDS, since=known.seen):
+        seen = self._journal.newest()
+        if known.seen == seen:  # nothing at all was appended, no deletion either
+            return known
+        own = self.appended.select(known.seen, seen, thread=thread, ns=ns)
+        records: Sequence[Shown]
+        if own is not None:
+            known.reader.take(own)
+            records = [one for one in own if one.kind in KINDS]
+        else:  # others appended, too
+            head = self._journal.head(thread)
+            if head is None or head.first_seq != known.born:
+                return None
+            records = self._journal.select(thread=thread, ns=ns, kinds=KINDS, since=known.seen)
+        for record in records:
             if record.kind is Kind.DELETION:
                 return None
             if record.kind is Kind.WRITES:
@@ -178,7 +187,7 @@ class Newest:
                 known.newest = record
         least = known.newest.ref or ""
         known.writes = [record for record in known.writes if (record.ref or "") >= least]
-        known.version, known.seen = version, seen
+        known.seen = seen
         return known
 
     def _among_hidden(self, thread: str, ns: str, codec: StateCodec) -> CheckpointTuple | None:

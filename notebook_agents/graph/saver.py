@@ -346,18 +346,26 @@ class JournalSaver(BaseCheckpointSaver[int]):
     def _store(self, drafts: Callable[[], Sequence[Draft]]) -> None:
         """Append drafts; once more where what they refer to was compacted away meanwhile."""
         try:
-            self.journal.append(drafts(), durable=True)
+            self._append(drafts())
         except CompactedError:
             self._lines.clear()
-            self.journal.append(drafts(), durable=True)
+            self._append(drafts())
+
+    def _append(self, drafts: Sequence[Draft]) -> None:
+        with self._newest.appended.remembering(drafts):
+            self.journal.append(drafts, durable=True)
 
     async def _store_async(self, drafts: Callable[[], Sequence[Draft]]) -> None:
         """Do as `_store` without blocking the event loop."""
         try:
-            await self.journal.append_async(drafts(), durable=True)
+            await self._append_async(drafts())
         except CompactedError:
             self._lines.clear()
-            await self.journal.append_async(drafts(), durable=True)
+            await self._append_async(drafts())
+
+    async def _append_async(self, drafts: Sequence[Draft]) -> None:
+        with self._newest.appended.remembering(drafts):
+            await self.journal.append_async(drafts, durable=True)
 
     # -- drafts ---------------------------------------------------------------------------------
 
@@ -418,9 +426,11 @@ class JournalSaver(BaseCheckpointSaver[int]):
         )
 
     def _encoder(self, draft: Draft) -> Encoder:
+        chunks = self.journal.chunks(draft.scope)
+        draft.key = chunks.key
         return Encoder(
             self._codec,
-            self.journal.chunks(draft.scope),
+            chunks,
             thread=draft.thread,
             scope=draft.scope,
             token=draft.token,

@@ -128,6 +128,9 @@ class Decoder:
     Args:
         codec: The codec that took them apart.
         fetch: Returns references and plain payloads of chunk records by number.
+
+    Attributes:
+        held: How many bytes it has read and not forgotten.
     """
 
     def __init__(self, codec: Codec, fetch: Fetch) -> None:
@@ -135,6 +138,8 @@ class Decoder:
         self._fetch = fetch
         self._chunks: dict[int, tuple[str, bytes]] = {}
         self._branches: dict[int, tuple[Sequence[Any], Sequence[int]]] = {}
+        self._sizes: dict[int, int] = {}
+        self.held = 0
 
     def decode(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose record refers to `refs`.
@@ -151,8 +156,11 @@ class Decoder:
         """Read the chunks of several trees, in one read for each level of branches."""
         seen: set[int] = set()
         while trees:
-            wanted = {refs[place] for node, refs in trees for place in _places(node)} - seen
-            missing = sorted(wanted - self._chunks.keys() - self._branches.keys())
+            wanted: set[int] = set()
+            for node, refs in trees:
+                _add_needed(node, refs, wanted)
+            wanted -= seen
+            missing = sorted(wanted.difference(self._chunks, self._branches))
             if missing:
                 self._read(missing)
             seen |= wanted
@@ -160,16 +168,22 @@ class Decoder:
 
     def _read(self, seqs: Sequence[int]) -> None:
         for seq, (refs, payload) in self._fetch(seqs).items():
-            tag, _, data = decompress(payload).partition(b"\0")
-            if any(ref >= seq for ref in refs):  # or it could be a part of itself
-                raise JournalDamagedError(f"record {seq} refers to one that is not older")
-            if tag.decode() == BRANCH:
-                self._branches[seq] = (ormsgpack.unpackb(data), refs)
-            else:
-                self._chunks[seq] = (tag.decode(), data)
+            self.take(seq, refs, payload)
         for seq in seqs:
             if seq not in self._chunks and seq not in self._branches:
                 raise lost_record(seq)
+
+    def take(self, seq: int, refs: Sequence[int], payload: bytes) -> None:
+        """Have a chunk's record, with its plain payload."""
+        tag, _, data = decompress(payload).partition(b"\0")
+        if refs and max(refs) >= seq:  # or it could be a part of itself
+            raise JournalDamagedError(f"record {seq} refers to one that is not older")
+        if tag.decode() == BRANCH:
+            self._branches[seq] = (ormsgpack.unpackb(data), refs)
+        else:
+            self._chunks[seq] = (tag.decode(), data)
+        self.held += len(data) - self._sizes.get(seq, 0)
+        self._sizes[seq] = len(data)
 
     def keep(self, chunks: Iterable[int]) -> None:
         """Forget all but these chunks, and what they are made of."""
@@ -182,6 +196,8 @@ class Decoder:
                 todo += self._branches[seq][1] if seq in self._branches else ()
         self._chunks = {seq: chunk for seq, chunk in self._chunks.items() if seq in kept}
         self._branches = {seq: tree for seq, tree in self._branches.items() if seq in kept}
+        self._sizes = {seq: size for seq, size in self._sizes.items() if seq in kept}
+        self.held = sum(self._sizes.values())
 
     def value(self, node: Sequence[Any], refs: Sequence[int]) -> Any:
         """Return the value of a tree whose chunks were read before; see `decode`."""
@@ -242,13 +258,15 @@ def lost_record(seq: int) -> JournalDamagedError:
     )
 
 
-def _places(node: Sequence[Any]) -> list[int]:
-    """Return the places among the references that a tree needs."""
+def _add_needed(node: Sequence[Any], refs: Sequence[int], to: set[int]) -> None:
+    """Add the numbers of the chunks that a tree needs to others."""
     kind = node[0]
     if kind in (LEAF, RUN):
-        return []
+        return
     if kind in (CHUNKED, PAGED):
-        return [node[2]]
-    if kind == SPAN:
-        return list(range(node[2], node[2] + node[3]))
-    return [place for child in node[-1] for place in _places(child)]
+        to.add(refs[node[2]])
+    elif kind == SPAN:
+        to.update(refs[node[2] : node[2] + node[3]])
+    else:
+        for child in node[-1]:
+            _add_needed(child, refs, to)

@@ -124,6 +124,8 @@ class Watch:
         """Whether these values begin with those that are watched, and those did not change."""
         if len(values) < len(self.values) or not _same(self.values, values):
             return False
+        if not (self._objects or self._dicts or self._lists or self._empty):
+            return True  # nothing but strings and numbers
         try:
             return self._unchanged()
         except RuntimeError:  # a dict changed its size while it was looked at
