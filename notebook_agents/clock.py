@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 def now_us() -> int:
@@ -15,7 +16,7 @@ def now_us() -> int:
 
 def from_us(microseconds: int) -> datetime:
     """Return `microseconds` since 1970-01-01 UTC as an aware datetime."""
-    return _EPOCH + timedelta(0, 0, microseconds)
+    return EPOCH + microseconds * MICROSECOND
 
 
 def ticking_us() -> int:

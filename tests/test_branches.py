@@ -13,7 +13,7 @@ import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 
 import notebook_agents as na
-from notebook_agents.errors import CompactedError, JournalDamagedError
+from notebook_agents.errors import CompactedError, JournalDamagedError, ValueNotKeptError
 from notebook_agents.graph.codec import ResultCodec, StateCodec, strict_serializer
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Draft
@@ -93,6 +93,18 @@ def test_what_is_stored_anew_refers_to_no_lost_part(home: Path) -> None:
             newest(journal)
         put(JournalSaver(journal), 2, value)
         assert newest(journal) == value
+
+
+def test_a_list_that_holds_itself_is_refused(journal: na.Journal) -> None:
+    """So is one that is nested too deep; a driver ends its run with the reason."""
+    held: list[Any] = ["x"]
+    held.append(held)
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (held, deep, {"in": held}, [HumanMessage([{"deep": deep}])]):
+        with pytest.raises(ValueNotKeptError, match="state value 'x' of thread 't'"):
+            put(JournalSaver(journal), 1, {"x": value})
 
 
 class Meddling(StateCodec):

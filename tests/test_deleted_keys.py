@@ -12,6 +12,7 @@ from support.checks import add, chain
 import notebook_agents as na
 from notebook_agents import errors
 from notebook_agents.journal import Draft
+from notebook_agents.journal.copying import copy_records
 from notebook_agents.model import Kind, RunStatus
 
 if TYPE_CHECKING:
@@ -118,3 +119,35 @@ def test_a_graph_goes_on_whose_thread_is_deleted_elsewhere_while_it_runs(
     with na.Journal.open(home) as fresh:
         values = grown(fresh, 0).get_state(T).values
     assert values == {"lines": ["1", "2"], "fixed": LINE}
+
+
+def checkpoint(journal: na.Journal) -> list[Draft]:
+    """Return what a checkpoint of the thread would append."""
+    saver = na.JournalSaver(journal)
+    given: Any = {"id": "2", "channel_values": {"lines": [LINE]}}
+    place: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    return [*saver._checkpoint_drafts(place, given, {})]
+
+
+def a_copy(journal: na.Journal) -> list[Draft]:
+    """Return what a copy of the thread would append."""
+    return copy_records(journal, journal.select(thread="t", kinds=[Kind.CHECKPOINT]), "copy")
+
+
+@pytest.mark.parametrize("made", [checkpoint, a_copy])
+def test_what_was_made_with_a_deleted_key_is_refused_when_the_new_one_is_known(
+    home: Path,
+    journal: na.Journal,
+    made: Callable[[na.Journal], list[Draft]],
+    forked: Callable[..., int],
+) -> None:
+    """Another thread of this process has met the new thread of that name in the meantime."""
+    grown(journal)
+    drafts = made(journal)
+    assert forked(lambda: delete_and_make_again(home)) == 0
+    grown(journal)
+    with pytest.raises(errors.FencedError, match="was deleted by another process"):
+        journal.append(drafts, durable=True)
+    assert {one.thread for one in journal.threads()} == {"t"}
+    with na.Journal.open(home) as fresh:
+        assert grown(fresh, 0).get_state(T).values["lines"] == [LINE] * 2

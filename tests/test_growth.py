@@ -12,10 +12,12 @@ from bench.cases import CASES
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import StateGraph
 from pydantic import BaseModel
+from test_branches import newest, put
 
 import notebook_agents as na
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal.compact import compact
+from notebook_agents.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +95,21 @@ def test_a_delta_channel_is_rebuilt_from_a_shared_snapshot(home: Path, steps: in
         assert len(value["messages"]) == 2 * steps
 
 
+def test_short_texts_of_a_large_dict_share_chunks(journal: na.Journal) -> None:
+    """A record for each would be half empty pages; an edit writes a group, and comes back."""
+    files = {f"/work/{i}": f"{i} line " * 40 for i in range(2000)}
+    saver = JournalSaver(journal)
+    put(saver, 1, {"files": files})
+    assert len(journal.select(kinds=[Kind.CHUNK])) < 400
+    before = journal.newest()
+    files["/work/77"] += "edited"
+    put(saver, 2, {"files": files})
+    assert journal.newest() - before < 6
+    found = newest(journal)["files"]
+    assert list(found) == list(files)
+    assert found == files
+
+
 @dataclass
 class Point:
     """Something of the user's own."""
@@ -154,6 +171,11 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda v: _put(v[0].tool_calls[0]["args"], "q", "other"),
     ),
     "a bytearray": (lambda: bytearray(500), lambda v: _put(v, 7, 1)),
+    "a small bytearray": (lambda: bytearray(5), lambda v: _put(v, 3, 1)),
+    "a small bytearray among others": (
+        lambda: {"a": [LONG, bytearray(5)], "b": bytearray(5)},
+        lambda v: (_put(v["a"][1], 3, 1), _put(v["b"], 3, 1)),
+    ),
     "a set": (lambda: {LONG}, lambda v: v.clear()),
     "a numpy array": (_array, lambda v: _put(v, 7, 1.0)),
     "a dataclass": (lambda: Point(1), lambda v: setattr(v, "x", 2)),

@@ -54,6 +54,9 @@ def test_stop_ends_a_blocking_step_before_it_ends_by_itself(cells: Kernel) -> No
     assert reply == {"ok": True, "said": "stopped: what returned is kept"}
     cells.end(request)
     assert not (cells.folder / "free").exists()
+    (error,) = [output for output in cells.outputs(request) if output["kind"] == "error"]
+    assert len(error["traceback"]) == 1, "what was asked for is no failure to be traced"
+    assert "resume it to go on" in error["traceback"][0]
     (state,) = cells.states(request)
     assert state["status"] == "orphaned"
     assert [row["state"] for row in state["steps"]][:2] == ["returned", "returned"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -138,6 +138,23 @@ def test_folding_of_events_gives_what_the_records_would() -> None:
     counted = {name: count for name, count in said["counts"].items() if count}
     assert counted == {"steps": 2, "returned": 1, "running": 1}
     assert [one.outcome for one in folding.view.steps] == [Outcome.RETURNED, Outcome.RUNNING]
+
+
+def test_folding_counts_tokens_for_the_step_and_those_around_it() -> None:
+    """What a model took inside a node counts for the node and the run, while it works."""
+    folding = Folding(view(status=RunStatus.RUNNING, ended=None), {}, driver=None, journal=None)
+    spent = Usage(
+        models=(ModelUsage(model="m", input_tokens=3, output_tokens=4, total_tokens=7, cost=0.5),)
+    )
+    folding.take(event("node", "intended"), START)
+    for name in ("one", "two"):
+        inner = event(name, "intended")
+        folding.take(replace(inner, parent="node"), START)
+        folding.take(event(name, "returned", usage=spent), START)
+    said = folding.delta()
+    assert said["usage"] == {"tokens": 14, "cost": 1.0}
+    tokens = {row["name"]: (row["tokens"], row["cost"]) for row in said["steps"]}
+    assert tokens == {"node": (14, 1.0), "one": (7, 0.5), "two": (7, 0.5)}
 
 
 @dataclass

@@ -204,8 +204,8 @@ def test_a_record_that_was_moved_or_altered_does_not_open(home: Path) -> None:
         journal.append(drafts, durable=True)
         rows = journal._queue.by_seq([1, 2])
         for seq, payload in (
-            (1, rows[1].payload),
-            (2, bytes([*rows[1].payload[:-1], rows[1].payload[-1] ^ 1])),
+            (1, rows[1][-1]),
+            (2, bytes([*rows[1][-1][:-1], rows[1][-1][-1] ^ 1])),
         ):
             journal._writer.execute(
                 "UPDATE records SET payload = $payload WHERE seq = $seq",

@@ -91,7 +91,7 @@ class StateCodec:
             ) from error
         if not faithful(value):
             self._check(value, type_, data, what)
-        return _TAGS.get(type_, type_), data
+        return _TAGS.get(type_, type_), bytes(data)  # a bytearray comes back as the very object
 
     def loads(self, tag: str, data: bytes) -> Any:
         """Return the value of a tag and its bytes."""
@@ -216,6 +216,13 @@ def faithful(value: Any, *, native: bool = False) -> bool:
         value: Anything.
         native: Without LangGraph's extensions, that is, without messages.
     """
+    try:
+        return _faithful(value, native=native)
+    except RecursionError:  # it holds itself, or lies deeper than msgpack goes
+        return False
+
+
+def _faithful(value: Any, *, native: bool) -> bool:
     kind = type(value)
     if kind in _ATOMS:
         return True
@@ -232,7 +239,7 @@ def faithful(value: Any, *, native: bool = False) -> bool:
     for item in items:  # what needs no look inside is told here: this is done for each message
         kind = type(item)
         plain = kind in _ATOMS or (kind in _NATIVE and not item)
-        if not plain and not faithful(item, native=native):
+        if not plain and not _faithful(item, native=native):
             return False
     return True
 

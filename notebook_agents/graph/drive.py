@@ -137,6 +137,7 @@ class Drive:
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
         self.show = show
+        self._wished = False  # a button asked to stop, not Ctrl-C
         self.runner: int | None = None
         """The worker thread, or the main one, in which nodes run or are waited for now."""
         self.journal = journal
@@ -257,7 +258,7 @@ class Drive:
         Returns:
             Whether it runs on an event loop, and so ends now.
         """
-        self.driver.stopped = True
+        self._wished = self.driver.stopped = True
         return self._cut()
 
     def _cut(self) -> bool:
@@ -420,7 +421,7 @@ class Drive:
         Whoever cancels the run from outside, or closes its stream, leaves them instead.
         """
         cut = isinstance(error, asyncio.CancelledError) and not _cancelled_from_outside(error)
-        if cut and self.driver.stopped:
+        if cut and self._wished:
             return RunStopped()
         if cut or isinstance(error, Exception | RunStopped):
             if self.driver.cancelled and self.workers.running:
@@ -447,6 +448,8 @@ class Drive:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
         if isinstance(error, Unhandled):
             error = error.cause
+        if self._wished and isinstance(error, KeyboardInterrupt):
+            error = RunStopped()
         if not isinstance(error, Exception) and self._left_behind():
             raise error
         if self.driver.cancelled and not isinstance(error, FencedError | JournalError):

@@ -426,9 +426,11 @@ class JournalSaver(BaseCheckpointSaver[int]):
         )
 
     def _encoder(self, draft: Draft) -> Encoder:
+        chunks = self.journal.chunks(draft.scope)
+        draft.key = chunks.key
         return Encoder(
             self._codec,
-            self.journal.chunks(draft.scope),
+            chunks,
             thread=draft.thread,
             scope=draft.scope,
             token=draft.token,

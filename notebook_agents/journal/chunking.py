@@ -42,6 +42,9 @@ an item that comes or goes moves no others."""
 WHOLE_UP_TO = 4096
 """Serialised bytes up to which a dict in a list is not taken apart: its keys would be repeated in
 every record that refers to it."""
+TEXT_BELOW = 512
+"""Characters below which the texts of a group share its chunk: each by itself would take as much
+again for its record and for what SQLite's small pages leave empty."""
 _ATOMS = frozenset({str, int, float, bool, type(None)})  # their size shows
 _FEW, _SHORT = 8, 64  # elements and characters of what is surely serialised whole
 _DEPTH = 16  # containers inside containers are taken apart this deep, then serialised whole
@@ -276,10 +279,10 @@ class Encoder:
         for key, item in value.items():
             group[key] = item
             if not ends[key] % GROUP or len(group) == PAGE:
-                groups.append((ends[key] // GROUP, self._items(group, what, depth + 1)))
+                groups.append((ends[key] // GROUP, self._group(group, what, depth + 1)))
                 group = {}
         if group:
-            groups.append((0, self._items(group, what, depth + 1)))
+            groups.append((0, self._group(group, what, depth + 1)))
         while len(groups) > PAGE:
             groups = self._grouped(groups)
         node = (MERGED, [node for _, node in groups])
@@ -296,6 +299,12 @@ class Encoder:
                 found.append((end // GROUP, self._branch((MERGED, nodes))))
                 nodes = []
         return found
+
+    def _group(self, value: dict[str, Any], what: str, depth: int) -> Node:
+        """Return the node of a group of a large dict's items; whole where all are short texts."""
+        if all(type(item) is str and len(item) < TEXT_BELOW for item in value.values()):
+            return self.leaf(*self._codec.dumps(value, what))
+        return self._items(value, what, depth)
 
     def _items(self, value: dict[str, Any], what: str, depth: int) -> Node:
         """Return the node of a dict, or of a group of its items; whole where all are small."""

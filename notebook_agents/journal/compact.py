@@ -27,7 +27,7 @@ from notebook_agents.journal.archive import make, quoted, say_left_out, take
 from notebook_agents.journal.claims import head_of
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.locks import FileLock
-from notebook_agents.journal.records import Claim, Draft
+from notebook_agents.journal.records import Claim, Draft, record_of
 from notebook_agents.journal.sieve import Plan, Sieve
 from notebook_agents.journal.sql import query
 from notebook_agents.journal.trimming import trim
@@ -172,7 +172,8 @@ class _Compactor:
 
     def _end_nameless(self) -> None:
         """Have a record at the end that says nothing: the newest one stays, whosever it is."""
-        newest = self._queue.by_seq([self._queue.bounds()[1]])
+        rows = self._queue.by_seq([self._queue.bounds()[1]])
+        newest = [record_of(row, self._queue.home) for row in rows]
         if not newest or newest[0].kind is not Kind.DELETION or newest[0].refs:
             return
         used = {head.scope for head in self._queue.heads()}

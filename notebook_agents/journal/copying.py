@@ -103,6 +103,7 @@ def copy_records(
     Raises:
         SealError: One does not open.
     """
+    keys = {one: journal.data_key(one, create=False) for one in {r.scope for r in records}}
     plain = journal.payloads([record.seq for record in records])
     made: dict[int, Draft] = {}
     for record in records:
@@ -124,6 +125,7 @@ def copy_records(
             size=record.size,
             token=token,
             ts=record.ts,
+            key=keys[record.scope],
         )
     return list(made.values())
 

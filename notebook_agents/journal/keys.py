@@ -76,10 +76,15 @@ class Keys:
             self._deleted = deleted
         found = False
         for ticket in tickets:
-            if any(draft.scope not in self._known for draft in ticket.drafts):
+            if not all(map(self._fits, ticket.drafts)):
                 ticket.finish(_deleted(ticket.drafts))
                 found = True
         return found
+
+    def _fits(self, draft: Draft) -> bool:
+        """Whether the key that is known of a draft's scope is the one that it was made with."""
+        known = self._known.get(draft.scope)
+        return known is not None and (draft.key is None or draft.key.equals(known[0]))
 
 
 def _deleted(drafts: Sequence[Draft]) -> FencedError:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, settings
@@ -23,6 +23,7 @@ from notebook_agents.journal import (
     unsynced,
 )
 from notebook_agents.journal.failures import writing
+from notebook_agents.journal.listing import STATUSES, undriven
 from notebook_agents.journal.queue_file import (
     FILE,
     checked_meta,
@@ -30,6 +31,7 @@ from notebook_agents.journal.queue_file import (
     lost_of,
     make,
     make_home,
+    make_small,
 )
 from notebook_agents.journal.records import Record, record_of
 from notebook_agents.journal.sql import filtered, query
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
-
-
-_STATUSES = {str(status): status for status in RunStatus}
 
 
 class Queue:
@@ -160,13 +159,8 @@ class Queue:
                 reader.execute("COMMIT")
 
     def every(self) -> Iterator[Record]:
-        """Yield every record in the queue in order, with its payload, from one snapshot."""
-        with self.reading:
-            try:
-                for row in self._usable().execute(query("queue.every")):
-                    yield self._record(row)
-            except sqlite3.DatabaseError as error:
-                raise damage.of(error, self.home) or error from error
+        """Return every record in the queue in order, with its payload, from one snapshot."""
+        return map(self._record, self._each("queue.every"))
 
     def keys(self) -> dict[str, bytes]:
         """Return the wrapped data keys by scope."""
@@ -206,10 +200,9 @@ class Queue:
             rows = self._run(statement, parameters)
         return [self._record(row) for row in rows], first
 
-    def by_seq(self, seqs: Iterable[int]) -> list[Record]:
-        """Return those of the numbered records that are still in the queue, with payloads."""
-        rows = self._all("queue.by_seq", {"seqs": json.dumps(list(seqs))})
-        return [self._record(row) for row in rows]
+    def by_seq(self, seqs: Iterable[int]) -> list[tuple[Any, ...]]:
+        """Return the rows of those of the numbered records that are still in the queue."""
+        return self._all("queue.by_seq", {"seqs": json.dumps(list(seqs))})
 
     def batch(self, *, after: int, limit: int) -> list[Record]:
         """Return up to `limit` records behind number `after`, with payloads."""
@@ -223,10 +216,23 @@ class Queue:
 
     def heads(self) -> list[Head]:
         """Return every thread's head, the one with the newest record first."""
-        rows = self._all("queue.threads", {"boot": locks.boot_id()})
-        # Quicker than SQLite, which carries whole rows about.
-        rows.sort(key=itemgetter(Head.COLUMNS.index("last_seq")), reverse=True)
-        return [Head(row) for row in rows]
+        heads = self._heads()
+        heads.sort(key=attrgetter("last_seq"), reverse=True)  # SQLite carries whole rows about
+        return heads
+
+    def _heads(self, *, driven: bool | None = None) -> list[Head]:
+        asked = {"boot": locks.boot_id(), "driven": driven}
+        return [Head(row) for row in self._run(*filtered("queue.threads", asked))]
+
+    def infos(self) -> list[ThreadInfo]:
+        """Return what is listed of every thread, the one with the newest record first."""
+        with self.snapshot():
+            infos, newest = undriven(self._each("queue.undriven"))
+            driven = self._heads(driven=True)
+        infos += [head.info() for head in driven]
+        newest += [head.last_seq for head in driven]
+        order = sorted(range(len(infos)), key=newest.__getitem__, reverse=True)
+        return [infos[n] for n in order]
 
     def untouched(self, before: int) -> list[Head]:
         """Return the threads that nobody drives and whose newest record is older, oldest first."""
@@ -291,6 +297,8 @@ class Queue:
                 keycopy.complete(self.home, self.journal_id, self.keys)
             self.rest()
             with closing(connect(self.path)) as connection:  # its end folds the log back
+                if said is None or said.digest is None:
+                    make_small(connection)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if said is None or said.digest is None:  # somebody wrote
                 fsync_directory(self.home)  # that the log is gone is on disk before that it is
@@ -342,14 +350,23 @@ class Queue:
     def _all(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         return self._run(query(name), parameters or {})
 
+    def _each(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Yield rows one by one: many at a time keep the garbage collector busy."""
+        with self.reading, self._told_as_damage():
+            yield from self._usable().execute(query(name))
+
     def _run(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        with self.reading:
-            try:
-                return self._usable().execute(statement, parameters).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise damage.of(error, self.home) or error from error
-            except UnicodeDecodeError as error:  # SQLite quotes a schema that it cannot read
-                raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
+        with self.reading, self._told_as_damage():
+            return self._usable().execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def _told_as_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise damage.of(error, self.home) or error from error
+        except UnicodeDecodeError as error:  # SQLite quotes a schema that it cannot read
+            raise damage.found(self.home, f"{FILE} cannot be read ({error})") from error
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         return record_of(row, self.home)
@@ -459,7 +476,7 @@ class Head:
 
     def info(self) -> ThreadInfo:
         """Return the public view: a running thread without a living driver is orphaned."""
-        status = _STATUSES.get(self.status) or RunStatus(self.status)
+        status = STATUSES.get(self.status) or RunStatus(self.status)
         if status is RunStatus.RUNNING and not self.driven:
             status = RunStatus.ORPHANED
         return ThreadInfo(

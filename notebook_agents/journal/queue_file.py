@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,18 @@ def pages_in_use(connection: sqlite3.Connection) -> int:
     """Return how many pages of the file hold something."""
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     return int(pages) - int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def make_small(connection: sqlite3.Connection) -> None:
+    """Give back the pages that hold nothing, if they are a third of the file or more.
+
+    Each opening digests them. Nobody else has the file open: who wants to write would have to wait
+    wherever much is left, see `Writer.vacuum`.
+    """
+    free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    if 2 * free > pages_in_use(connection):
+        with suppress(sqlite3.OperationalError):  # no room to make room: another time
+            connection.execute("VACUUM")
 
 
 def make_home(home: Path) -> None:

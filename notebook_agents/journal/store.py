@@ -32,8 +32,9 @@ from notebook_agents.journal.follow import follow
 from notebook_agents.journal.forks import open_journals, opening
 from notebook_agents.journal.keys import Keys
 from notebook_agents.journal.leases import Leases
+from notebook_agents.journal.payloads import numbered, opened
 from notebook_agents.journal.queue import Head, Queue
-from notebook_agents.journal.records import Draft, Record, open_payload
+from notebook_agents.journal.records import Draft, Record, open_payload, record_of
 from notebook_agents.journal.schedule import Schedule
 from notebook_agents.journal.sql import Filters, query
 from notebook_agents.journal.trimming import trim
@@ -192,7 +193,8 @@ class Journal:
 
     def threads(self) -> list[ThreadInfo]:
         """Return every thread, the one with the newest record first; never opens DuckDB."""
-        return [head.info() for head in self.heads()]
+        self._check_open()
+        return self._queue.infos()
 
     def heads(self) -> list[Head]:
         """Return every thread's head, the one with the newest record first."""
@@ -316,19 +318,14 @@ class Journal:
 
     def parts(self, seqs: Sequence[int]) -> dict[int, tuple[Sequence[int], bytes]]:
         """Return references and opened payload of each of the numbered records; see `payloads`."""
-        return {record.seq: (record.refs, self.opened(record)) for record in self.sealed(seqs)}
+        self._check_open()
+        return opened(self, numbered(self._queue, self._archive, seqs))
 
     def sealed(self, seqs: Sequence[int]) -> list[Record]:
         """Return the numbered records with their payloads, sealed, in no order."""
         self._check_open()
-        if not seqs:
-            return []
-        records = self._queue.by_seq(seqs)
-        missing = set(seqs).difference(record.seq for record in records)
-        first = self._queue.bounds()[0] if missing else 0
-        if older := sorted(seq for seq in missing if seq < first):
-            records += self._archive.by_seq(older)
-        return records
+        rows = numbered(self._queue, self._archive, seqs)
+        return [record_of(row, self.home) for row in rows]
 
     def opened(self, record: Record) -> bytes:
         """Return the payload of a record that was read with it; SealError if it does not open."""
@@ -352,8 +349,7 @@ class Journal:
         Raises:
             SealError: It does not open, or the record is gone.
         """
-        found = self.payloads([seq])
-        if seq not in found:
+        if seq not in (found := self.payloads([seq])):
             raise SealError(f"record {seq} is missing from {self.home}: put its files back")
         return found[seq]
 

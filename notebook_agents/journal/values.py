@@ -176,7 +176,7 @@ class Decoder:
     def take(self, seq: int, refs: Sequence[int], payload: bytes) -> None:
         """Have a chunk's record, with its plain payload."""
         tag, _, data = decompress(payload).partition(b"\0")
-        if any(ref >= seq for ref in refs):  # or it could be a part of itself
+        if refs and max(refs) >= seq:  # or it could be a part of itself
             raise JournalDamagedError(f"record {seq} refers to one that is not older")
         if tag.decode() == BRANCH:
             self._branches[seq] = (ormsgpack.unpackb(data), refs)

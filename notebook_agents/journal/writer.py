@@ -113,6 +113,7 @@ class Writer:
         self._broken = False  # nobody can say whether the last transaction is in the file
         self._newest: tuple[Any, ...] = ()
         self._numbered: list[Draft] = []
+        self._lent: list[tuple[Draft, str, int | None]] = []  # and whose they were
         self._untold: dict[Place, dict[str, Any]] = {}  # counts that no head has yet
         self._after: dict[Place, dict[str, Any]] = {}  # the same, once the transaction commits
         self._parents: set[str] = set()  # threads that the process this one was forked from drives
@@ -388,7 +389,7 @@ class Writer:
     def _commit(self, batch: list[_Ticket]) -> tuple[int, int]:
         """Commit a batch; return the newest sequence number and the commit's own."""
         self._newest = ()
-        self._numbered = []
+        self._numbered, self._lent = [], []
         durable = any(ticket.durable for ticket in batch)
         try:
             self._file_lock.wait()
@@ -477,7 +478,9 @@ class Writer:
             return
         for ref in draft.refs:
             if not isinstance(ref, int) and not ref.seq and ref.kind is _CHUNK:
-                ref.token = draft.token  # it may be left over from a driver whose append failed
+                # Another thread of the scope, or another driver, may have been about to write it.
+                self._lent.append((ref, ref.thread, ref.token))
+                ref.thread, ref.token = draft.thread, draft.token
                 self._number(ref, rows, touched, last, ts)
         draft.seq = last + len(rows) + 1
         self._numbered.append(draft)
@@ -490,7 +493,9 @@ class Writer:
         """Take back the numbers of a transaction that is not in the file."""
         for draft in self._numbered:
             draft.seq = 0
-        self._numbered = []
+        for draft, thread, token in reversed(self._lent):
+            draft.thread, draft.token = thread, token
+        self._numbered, self._lent = [], []
 
     def _tell_heads(
         self,
@@ -538,6 +543,7 @@ class Writer:
             connection.execute(query("queue.touch_thread"), values)
             return
         fenced = claims.fenced(thread, head)
+        self._undo_numbers()  # this transaction is not written, and chunks are whose they were
         refused = [
             ticket
             for ticket in batch

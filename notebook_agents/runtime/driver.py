@@ -18,7 +18,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Codec, Decoder, pack, unpack
-from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
+from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said, Usage
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 from notebook_agents.runtime.leaving import Workers
@@ -106,8 +106,9 @@ class Attempt:
     """Replies whose usage is recorded, by identity; held, so that no other object has it."""
     task: str | None = None
     """LangGraph's task, where this is a conditional edge's choice."""
-    arguments: str | None = None
-    """A preview of what a durable call was given."""
+    arguments: str | None = None  # a preview of what a durable call was given
+    spent: Usage = field(default_factory=Usage)
+    """What models took in it, without the calls inside it."""
     late: bool = False
     """It was given up, or a newer attempt began: what it returns is not used."""
 
@@ -465,7 +466,7 @@ class RunDriver:
         if not attempt.late:
             # A long run must not hold all that its steps returned: the journal has it.
             attempt.step.value, attempt.step.has_value = None, False
-            self.tell(attempt.step, "returned")
+            self.tell(attempt.step, "returned", usage=attempt.spent)
 
     def failed(
         self, attempt: Attempt, error: Exception, *, proof: Proof | None = None
@@ -502,6 +503,7 @@ class RunDriver:
     def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
         """Return the draft of what one reply of a model took."""
         self.announce(attempt.step.id)
+        attempt.spent = Usage.total([attempt.spent, Usage(models=(spent,))])
         draft = self._draft(Kind.USAGE, attempt)
         draft.name = spent.model
         draft.plain = pack(

@@ -57,6 +57,10 @@ class DataKey:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is never pickled")
 
+    def equals(self, other: DataKey) -> bool:
+        """Whether it is the same key, unwrapped once more or not."""
+        return self is other or self._digest_key == other._digest_key
+
     def seal(self, plain: bytes, aad: bytes) -> bytes:
         """Encrypt `plain` and bind it to `aad`, which is not stored.
 

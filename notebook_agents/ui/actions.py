@@ -18,7 +18,6 @@ from notebook_agents.graph.drive import going
 from notebook_agents.graph.folder import default_journal, journal_at
 from notebook_agents.graph.resume import resolve as graph_resolve
 from notebook_agents.graph.resume import resume as graph_resume
-from notebook_agents.graph.run import Run
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime import leaving
 from notebook_agents.runtime.driver import describe
@@ -135,17 +134,6 @@ def detail(
     return {"detail": details.detail(journal, thread, number, step)}
 
 
-def state(thread: str, *, journal: Journal | None = None) -> dict[str, Any]:
-    """Return how a thread's newest run stands, from its records."""
-    journal = journal or default_journal(create=False)
-    run = Run(journal, thread, journal.thread(thread).run)
-    live = shows.of(run)
-    if not live.working:
-        live.run = run
-        live.show_now()
-    return {"state": live.state}
-
-
 def _driven(thread: str, journal: Journal | None, **options: Any) -> dict[str, Any]:
     journal = journal or default_journal(create=False)
     leaving.wait_for(journal.id, thread)
@@ -184,6 +172,5 @@ _ACTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "detail": detail,
     "resolve": resolve,
     "resume": resume,
-    "state": state,
     "stop": stop,
 }

@@ -27,7 +27,7 @@ _ONE_OF_BOTH = (
     f"{_CHILD}:has(.na-record) + {_CHILD} > .jp-OutputArea-output:not(:has(*)){{display:none}}"
     "</style>"
 )
-"""JupyterLab shows the live view, or the record, and not its bare "model not found" or "Loading"."""
+"""JupyterLab shows the live view, or the record, and not its own "model not found" or "Loading"."""
 _ANSWER = 4_000
 """Characters of an answer that a cell shows."""
 _logger = logging.getLogger("notebook_agents.ui")

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from notebook_agents import ids
-from notebook_agents.model import Attempt, Outcome, RunStatus, Step
+from notebook_agents.model import Attempt, Outcome, RunStatus, Step, Usage
 from notebook_agents.runtime.timeline import clean, outcome_in, summary, why_again
-from notebook_agents.ui.state import VERSION, State, head, moment, step_state
+from notebook_agents.ui.state import VERSION, State, head, moment, step_state, usage_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +74,8 @@ class Folding:
         else:
             self._counts[state["state"]] -= 1
             _end(state, event, at)
+            if event.usage:
+                self._spend(event)
         self._counts[state["state"]] += 1
         self._changed[event.step] = None
 
@@ -90,6 +92,18 @@ class Folding:
         state["started"] = state["started"] or began
         if event.arguments is not None:
             state["args"] = event.arguments
+
+    def _spend(self, event: StepEvent) -> None:
+        """Count what models took in a step for it, for those around it, and for the run."""
+        spent = usage_state(event.usage or Usage()) or {"tokens": 0, "cost": None}
+        self._head["usage"] = _more(self._head["usage"], spent)
+        step: str | None = event.step
+        while step in self._states:
+            state = self._states[step]
+            before = None if state["tokens"] is None else state
+            state |= _more(before, spent)
+            self._changed[step] = None
+            step = state["parent"]
 
     @property
     def steps(self) -> set[str]:
@@ -177,6 +191,15 @@ def _end(state: State, event: StepEvent, at: datetime) -> None:
                 began = datetime.fromisoformat(one["started"])
                 one["seconds"] = state["seconds"] = max((at - began).total_seconds(), 0.0)
     state["state"] = outcome
+
+
+def _more(before: State | None, spent: State) -> State:
+    """Return tokens and cost of both; the cost only where it is known of both."""
+    if before is None:
+        return dict(spent)
+    costs = (before["cost"], spent["cost"])
+    known = None not in costs
+    return {"tokens": before["tokens"] + spent["tokens"], "cost": sum(costs) if known else None}
 
 
 def _attempt(one: State, session: int) -> Attempt:

@@ -87,7 +87,7 @@ class Live:
         name = f"{run.journal.id}\0{run.thread}\0{run.number}".encode()
         self._id = f"notebook-agents-{hashlib.blake2b(name, digest_size=8).hexdigest()}"
         self._widget: Any = None
-        self._view: RunView = run.view
+        self._view: RunView | None = None
         self._state: State = {}
         self._folding: Folding | None = None
         self._events: deque[tuple[StepEvent, int]] = deque()
@@ -191,7 +191,8 @@ class Live:
         state = self.state
         if self._widget is not None:
             self._widget.state = state  # a view that is made meanwhile begins with it
-        self._publish(view, state, update=True)
+        self._view, self._state = view, state
+        self._publish(update=True)
         now = time.monotonic()
         if self._widget is None:
             self._due = now + max(_PAUSE_SECONDS, _SHARE * (now - began))
@@ -213,7 +214,7 @@ class Live:
     def show_now(self) -> None:
         """Show the run as its records tell it now, where it is displayed already."""
         self._show(self.run.now())
-        self._publish(self._view, self._state, update=True)
+        self._publish(update=True)
 
     def show(self, run: Shown) -> None:
         """Display a run that nothing drives here."""
@@ -224,7 +225,7 @@ class Live:
     def bundle(self, run: Shown) -> dict[str, Any]:
         """Return what shows a run that is the value of a cell."""
         if self.shown_in is None or self.shown_in != execution():
-            if not self._depth:
+            if not self._depth or self._view is None:
                 self.run = run
                 self._show(run.view)
             self._display()
@@ -238,11 +239,6 @@ class Live:
             return self._state
         kept = {"driver": self._state["driver"], "journal": self._state["journal"]}
         return {**run_state(folding.view, arguments=folding.arguments), **kept}
-
-    @property
-    def working(self) -> bool:
-        """Whether this kernel drives the run now."""
-        return self._depth > 0
 
     @property
     def has_widget(self) -> bool:
@@ -277,20 +273,21 @@ class Live:
         """Display the run in the cell that runs, unless it is there already."""
         here = execution()
         if here is not None and here == self.shown_in:
-            self._publish(self._view, self._state, update=True)
+            self._publish(update=True)
             return
         if not _room_in(here):
             return
         if self._widget is None and not asked_by_button.get():
             self._widget = make_widget(self)
         self.shown_in = here
-        self._publish(self._view, self._state, update=False)
+        self._publish(update=False)
         if self._widget is not None:
             publish(live_view(self._widget.model_id))
 
-    def _publish(self, view: RunView, state: State, *, update: bool) -> None:
+    def _publish(self, *, update: bool) -> None:
         if self.shown_in is not None:
-            publish(bundle(view, state), display_id=self._id, update=update)
+            assert self._view is not None
+            publish(bundle(self._view, self._state), display_id=self._id, update=update)
 
 
 class _Shows:
@@ -327,7 +324,9 @@ class _Shows:
         """Return the display of a run, new or known."""
         key = (run.journal.id, run.thread, run.number)
         with self._lock:
-            live = self._runs.setdefault(key, Live(run))
+            live = self._runs.get(key)
+            if live is None:
+                live = self._runs[key] = Live(run)
             self._runs.move_to_end(key)
             while len(self._runs) > _REMEMBERED:
                 self._runs.popitem(last=False)

@@ -11,13 +11,13 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.model import Outcome, RunStatus
+from notebook_agents.model import Outcome
 from notebook_agents.runtime import previews
 from notebook_agents.runtime.advice import advice, undecided
 from notebook_agents.runtime.timeline import clean, outcome_in, told, why_again
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from notebook_agents.model import Attempt, Decision, Driver, Interrupt, RunView, Step, Usage
 
@@ -242,19 +242,9 @@ def _kept(view: RunView, limit: int) -> Sequence[Step]:
         if len(kept) >= limit:
             break
         kept.add(step.id)
-    return with_ids(view.steps, kept)
-
-
-def with_ids(steps: Iterable[Step], ids: Collection[str]) -> list[Step]:
-    """Return the steps that have one of the ids."""
-    return [step for step in steps if step.id in ids]
+    return [step for step in view.steps if step.id in kept]
 
 
 def _cut(text: str) -> str:
     said = text if len(text) <= _ERROR else f"{text[: _ERROR - 1]}…"
     return said.encode("utf-8", "replace").decode()
-
-
-def at_rest(state: State) -> bool:
-    """Whether nothing of a state changes by itself any more."""
-    return state["status"] not in (RunStatus.PENDING, RunStatus.RUNNING)

@@ -38,7 +38,7 @@ STEPS = {
     "delta": 500,
     "long": 100,
 }
-HARDER = {"small_files", "repeated"}  # harder than what a bar was set for
+HARDER = {"repeated"}  # harder than what a bar was set for
 EARLY, LATE = 20, 2000
 COST_BAR = 3.0
 _RESIDENT = re.compile(r"^VmRSS:\s+(\d+) kB", re.MULTILINE)

@@ -226,7 +226,7 @@ def test_a_reload_in_mid_run_shows_the_run_again(lab: Callable[..., Lab]) -> Non
 
 
 def test_a_finished_run_is_shown_without_its_kernel(lab: Callable[..., Lab]) -> None:
-    """The notebook is opened another day: its run stands there as it ended, and nothing is broken."""
+    """The notebook is opened another day: its run stands there as it ended."""
     tab = lab([TRIP, "agent.run({'said': 'a trip'}).value['said']"])
     desk = Desk(tab)
     desk.go()
@@ -306,7 +306,7 @@ def step(number, parent=None):
                "error": None, "why": None}
     return {"id": f"s{number}", "parent": parent, "name": f"step {number}", "state": "returned",
             "replayed": number % 7 == 0, "attempts": [attempt], "started": at, "seconds": 0.25,
-            "tokens": 12 if parent else None, "cost": None, "args": f"({number},)", "result": "None",
+            "tokens": 12, "cost": None, "args": f"({number},)", "result": "None",
             "key": "na-x", "decisions": [], "undecided": False}
 steps = [step(n, None if n % 10 == 1 else f"s{n - (n - 1) % 10}") for n in range(1, 10_001)]
 counts = {"steps": 10_000, "returned": 10_000, "in_doubt": 0}

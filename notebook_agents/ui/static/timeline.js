@@ -239,7 +239,10 @@ class Timeline {
     scroller.append(this.canvas);
     scroller.addEventListener("scroll", () => this.scrolled());
     if (typeof ResizeObserver !== "undefined") {
-      this.observer = new ResizeObserver(() => this.paint());
+      this.observer = new ResizeObserver(() => {
+        this.restoreScroll();
+        this.paint();
+      });
       this.observer.observe(scroller);
     }
     return scroller;
@@ -283,13 +286,14 @@ class Timeline {
 
   remember(state) {
     const key = `${state.thread}\n${state.run}`;
-    const fresh = { open: new Set(), folded: new Set(), filter: "", active: null, asked: new Set(), said: "", wrong: false, views: new Set() };
+    const fresh = { open: new Set(), folded: new Set(), filter: "", active: null, scroll: 0, asked: new Set(), said: "", wrong: false, views: new Set() };
     if (this.memory) this.memory.views.delete(this);
     this.memory = kept.get(key) || fresh;
     this.memory.views.add(this);
     kept.set(key, this.memory);
     this.words.value = this.memory.filter;
     this.showSaid();
+    this.restore = this.memory.scroll;
     this.details.clear();
     this.forms.replaceChildren();
     this.formKeys = "";
@@ -598,7 +602,15 @@ class Timeline {
     }
   }
 
+  /** Scroll a display that was drawn anew to where the one before it was. */
+  restoreScroll() {
+    if (!this.restore || !this.scroller.clientHeight) return;
+    this.scroller.scrollTop = this.restore;
+    this.restore = 0;
+  }
+
   scrolled() {
+    if (!this.restore) this.memory.scroll = this.scroller.scrollTop;
     if (this.painting) return;
     this.painting = requestAnimationFrame(() => {
       this.painting = null;
