@@ -3,6 +3,7 @@
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
 # make crash-notebooks   kernels and runners of the notebooks killed: make crash-notebooks N=50 SEED=1
+# make browser stories of people at a notebook, in a real JupyterLab and Chromium; pictures in bench-out/screens
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
 # make newest  the shapes and their kills with the newest LangGraph there is; ends with what broke: make newest N=500
@@ -14,7 +15,7 @@ N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check crash crash-notebooks damage conformance newest bench clean
+.PHONY: demo test check browser crash crash-notebooks damage conformance newest bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -27,6 +28,9 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+browser: $(VENV)/.ready-dev
+	NEED_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)

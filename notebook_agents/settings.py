@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from notebook_agents.errors import JournalFormatError, NoJournalError, UsageError
 
@@ -16,6 +17,7 @@ AUTO_RESUME_VARIABLE = "NOTEBOOK_AGENTS_AUTO_RESUME"
 BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
 BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
 TTL_VARIABLE = "NOTEBOOK_AGENTS_TTL"
+TIMELINE_VARIABLE = "NOTEBOOK_AGENTS_TIMELINE"
 NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
 VARIABLES_VARIABLE = "NOTEBOOK_AGENTS_VARIABLES_MB"
 NOTEBOOK_RUN_VARIABLE = "NOTEBOOK_AGENTS_NOTEBOOK_RUN"
@@ -191,3 +193,21 @@ def on_network() -> bool | None:
     known.
     """
     return {"1": True, "0": False}.get(os.environ.get(NETWORK_VARIABLE, ""))
+
+
+Timeline = Literal["on", "static", "off"]
+
+
+def timeline() -> Timeline:
+    """Return what NOTEBOOK_AGENTS_TIMELINE says of runs in notebooks; "on" is the default.
+
+    "static" shows them without a widget: for notebooks that nobody looks at while they run.
+
+    Raises:
+        UsageError: The variable says something else.
+    """
+    said = os.environ.get(TIMELINE_VARIABLE) or "on"
+    for known in get_args(Timeline):
+        if said == known:
+            return cast("Timeline", said)
+    raise UsageError(f"{TIMELINE_VARIABLE} is {said!r}: set it to on, static or off")

@@ -123,6 +123,12 @@ def test_wheel_has_every_module_and_nothing_else(names):
     assert not [name for name in names if any(part in name for part in strange)]
 
 
+def test_wheel_has_the_timelines_component(names):
+    """A notebook finds the component's files in an installed wheel."""
+    for name in ("timeline.js", "timeline.css"):
+        assert f"notebook_agents/ui/static/{name}" in names
+
+
 def test_wheel_says_that_it_is_typed(names):
     """Type checkers of other people's programs read the annotations."""
     assert "notebook_agents/py.typed" in names

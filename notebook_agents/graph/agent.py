@@ -13,31 +13,28 @@ from langgraph.types import Command
 
 from notebook_agents import ids
 from notebook_agents.errors import (
-    DefinitionError,
     InputError,
     RunUnfinishedError,
     UnknownThreadError,
     WrongAgentError,
 )
 from notebook_agents.graph import definition, inputs, people
-from notebook_agents.graph.changes import changed, fingerprints
+from notebook_agents.graph.changes import changed, check_nodes, fingerprints
 from notebook_agents.graph.drive import Drive
 from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.fork import origins
 from notebook_agents.graph.plan import Asked, Plan, kept_config, read_parts, run_config
-from notebook_agents.graph.private import schema_types, triggered
+from notebook_agents.graph.private import schema_types
 from notebook_agents.graph.requests import listen
 from notebook_agents.graph.run import Run
-from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import RunStream, leave
 from notebook_agents.graph.threads import Thread
 from notebook_agents.graph.wrap import message_channels, with_message_ids
 from notebook_agents.journal import Claim, Journal, Record, expiry
 from notebook_agents.model import Kind, RunStatus
-from notebook_agents.runtime import leaving
+from notebook_agents.runtime import leaving, showing
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.origin import Origin, here
-from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +64,8 @@ class Agent:
             input tokens and for a million output tokens, by model name. Kept for a resume.
         auto_resume: How often a run whose process died is resumed by itself, in a worker thread,
             when the agent is made; see `resume_all`. None: as NOTEBOOK_AGENTS_AUTO_RESUME says.
+        show: Whether a notebook shows its runs while they work. None: unless
+            NOTEBOOK_AGENTS_TIMELINE is "off".
         ttl: How long after its last record a thread of this name's agents is deleted if its newest
             run succeeded or was cancelled; while this process idles, and at close. None: as
             NOTEBOOK_AGENTS_TTL says, else never.
@@ -84,6 +83,7 @@ class Agent:
         allow: Iterable[tuple[str, ...] | type] = (),
         prices: Prices | None = None,
         auto_resume: int | None = None,
+        show: bool | None = None,
         ttl: timedelta | None = None,
     ) -> None:
         self.given = graph
@@ -91,6 +91,7 @@ class Agent:
         self.graph = definition.compiled(graph)
         self.name = name or (self.graph.name if self.graph.name != "LangGraph" else "agent")
         self.allow = tuple(allow)
+        self.show = show
         self.ttl = ttl if ttl is None else expiry.checked(ttl, self.name)
         self._journal = journal and self._kept_in(journal)
         self._module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
@@ -313,7 +314,7 @@ class Agent:
         if self._journal is journal:
             return self
         options: Any = {"allow": self.allow, "prices": self.prices, "ttl": self.ttl}
-        return Agent(self.graph, self.name, journal, auto_resume=0, **options)
+        return Agent(self.graph, self.name, journal, auto_resume=0, show=self.show, **options)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name!r}>"
@@ -448,7 +449,7 @@ class Agent:
             command = replace(command or Command(), resume=replies.mapped)
         if head.info().status.finished:
             return Plan(thread=head.thread, scope=head.scope, number=head.run, session=0)
-        self._check_nodes(head)
+        check_nodes(self.journal, self.graph, head, agent=self.name, allow=self.allow)
         kept = self.read(first, ("input", "config", "context", "code", "prices"))
         if news := changed(kept["code"], self.graph):
             sys.stderr.write(
@@ -480,7 +481,7 @@ class Agent:
         )
 
     def _thread_for(self, said: str, origin: Origin, key: str | None, *, new: bool) -> str:
-        """Return the thread that a call without one means, and say it."""
+        """Return the thread that a call without one means, and say it where no timeline does."""
         place = f"{origin.notebook}\0{origin.cell}\0{key}"
         seed = hashlib.blake2b(f"{self.name}\0{place}\0{said}".encode(), digest_size=8).digest()
         name = ids.thread_name(self.name, seed)
@@ -488,7 +489,8 @@ class Agent:
         nameless = origin.cell is None and key is None
         if new or (nameless and head is not None and head.info().status.finished):
             name = ids.new_thread_name(self.name)
-        sys.stderr.write(f"thread: {name}\n")
+        if showing.display(wanted=self.show) is None:
+            sys.stderr.write(f"thread: {name}\n")
         return name
 
     # -- helpers ----------------------------------------------------------------------------------
@@ -529,24 +531,6 @@ class Agent:
                 f"{self.name!r} an input to run with"
             )
 
-    def _check_nodes(self, head: Head) -> None:
-        """Refuse to go on without a node that had begun: LangGraph would skip it without a word."""
-        if head.driven and not self.journal.left_behind(head):
-            return  # by another process: the claim will say by which
-        pending = pending_nodes(self.journal, head.thread, head.run)
-        saver = JournalSaver(self.journal, allow={*schema_types(self.graph), *self.allow})
-        newest = saver.get_tuple({"configurable": {"thread_id": head.thread}})
-        if newest is not None and newest.metadata.get("step", -1) >= 0:
-            pending |= triggered(newest.checkpoint)
-        gone = pending - self.graph.nodes.keys()
-        if gone:
-            names = ", ".join(sorted(map(repr, gone)))
-            raise DefinitionError(
-                f"run {head.run} of thread {head.thread!r} cannot go on: {names} has to run and "
-                f"the graph of agent {self.name!r} has no such node any more; give it its name "
-                "back, or start another run by new=True"
-            )
-
     def _definition(self) -> dict[str, Any]:
         path = definition.import_path_of((self, self.given, self.graph), self._module)
         return definition.capture(
@@ -560,6 +544,7 @@ class Agent:
     def _drive(self, plan: Plan) -> Drive | None:
         """Take the thread; None where the plan is to give a stored answer."""
         if not plan.session:
+            showing.stored(self._run(plan), wanted=self.show)
             return None
         leave(self.journal, plan.thread)
         listen(self.journal)
@@ -579,6 +564,7 @@ class Agent:
             prices=plan.prices,
             replies=plan.replies,
             origins=plan.origins,
+            show=lambda: showing.shown(self._run(plan), wanted=self.show),
         )
 
     def _run(self, plan: Plan) -> Run:

@@ -15,12 +15,24 @@ from typing import TYPE_CHECKING, Any
 from langgraph.constants import START
 from langgraph.pregel import Pregel
 
-from notebook_agents.graph.private import DEFAULT_ERROR_HANDLER, path_of
+from notebook_agents.errors import DefinitionError
+from notebook_agents.graph.private import (
+    DEFAULT_ERROR_HANDLER,
+    path_of,
+    schema_types,
+    triggered,
+)
+from notebook_agents.graph.saver import JournalSaver
+from notebook_agents.runtime.view import pending_nodes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from langchain_core.runnables import Runnable
 
     from notebook_agents.graph.wrap import Graph
+    from notebook_agents.journal import Journal
+    from notebook_agents.journal.queue import Head
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The same source compiles to other code in another minor version."""
@@ -89,3 +101,33 @@ def _add(hashed: Any, code: CodeType) -> None:
             hashed.update(repr(sorted(map(repr, constant))).encode())
         else:
             hashed.update(repr(constant).encode())
+
+
+def check_nodes(
+    journal: Journal,
+    graph: Graph,
+    head: Head,
+    *,
+    agent: str,
+    allow: Iterable[tuple[str, ...] | type],
+) -> None:
+    """Refuse to go on without a node that had begun: LangGraph would skip it without a word.
+
+    Raises:
+        DefinitionError: The graph has no such node any more.
+    """
+    if head.driven and not journal.left_behind(head):
+        return  # by another process: the claim will say by which
+    pending = pending_nodes(journal, head.thread, head.run)
+    saver = JournalSaver(journal, allow={*schema_types(graph), *allow})
+    newest = saver.get_tuple({"configurable": {"thread_id": head.thread}})
+    if newest is not None and newest.metadata.get("step", -1) >= 0:
+        pending |= triggered(newest.checkpoint)
+    gone = pending - graph.nodes.keys()
+    if gone:
+        names = ", ".join(sorted(map(repr, gone)))
+        raise DefinitionError(
+            f"run {head.run} of thread {head.thread!r} cannot go on: {names} has to run and "
+            f"the graph of agent {agent!r} has no such node any more; give it its name "
+            "back, or start another run by new=True"
+        )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import os
 import platform
 import sys
 import threading
 import weakref
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import version
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import (
@@ -38,6 +36,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.driver_saver import DriverSaver
 from notebook_agents.graph.handover import handed_over
+from notebook_agents.graph.loop import in_loop_thread
 from notebook_agents.graph.private import path_of, placed, schema_types
 from notebook_agents.graph.toolcalls import close_tool_calls
 from notebook_agents.graph.unhandled import Unhandled
@@ -49,7 +48,8 @@ from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.stopping import RunStopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import StreamMode
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Claim, Draft, Journal
 
 _logger = logging.getLogger("notebook_agents.graph")
-_LOOK_AGAIN_SECONDS = 0.2
 _CLOSING_SECONDS = 0.002
 _going: weakref.WeakValueDictionary[tuple[str, str], Drive] = weakref.WeakValueDictionary()
 """The runs that this process drives, by journal and thread."""
@@ -116,6 +115,7 @@ class Drive:
         prices: What models cost; see `Agent`.
         replies: The answers that it starts with, if it was begun before.
         origins: The threads that this one was forked from.
+        show: Shows the run while it works, in a block.
     """
 
     def __init__(
@@ -133,8 +133,13 @@ class Drive:
         replies: Replies | None,
         prices: Prices | None = None,
         origins: tuple[str, ...] = (),
+        show: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         faults.hit(Fault.RUN_START_BEFORE)
+        self.show = show
+        self._wished = False  # a button asked to stop, not Ctrl-C
+        self.runner: int | None = None
+        """The worker thread, or the main one, in which nodes run or are waited for now."""
         self.journal = journal
         self.thread = thread
         self._task: asyncio.Future[Any] | None = None
@@ -206,23 +211,28 @@ class Drive:
 
     def invoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end and record where it stands."""
-        if needs_loop(self.graph):
+        with self.show():
+            if needs_loop(self.graph):
+                try:
+                    in_loop_thread(self._ainvoke(given, config, context), self.left)
+                except BaseException as error:
+                    if self._task is not None:
+                        raise  # it was recorded there
+                    self._broke(error)
+                return
             try:
-                _in_loop_thread(self.ainvoke(given, config, context), self.left)
-            except BaseException as error:
-                if self._task is not None:
-                    raise  # it was recorded there
+                with self._running(), handed_over(self._saver, self.workers):
+                    value = self.graph.invoke(given, config, context=context, durability="async")
+                self._ended(value, config)
+            except BaseException as error:  # noqa: BLE001 - recorded, and raised again
                 self._broke(error)
-            return
-        try:
-            with handed_over(self._saver, self.workers):
-                value = self.graph.invoke(given, config, context=context, durability="async")
-            self._ended(value, config)
-        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
-            self._broke(error)
 
     async def ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         """Run the graph to its end on the running loop and record where it stands."""
+        with self.show():
+            await self._ainvoke(given, config, context)
+
+    async def _ainvoke(self, given: Any, config: RunnableConfig, context: Any) -> None:
         try:
             work = self.graph.ainvoke(given, config, context=context, durability="async")
             self._task = asyncio.ensure_future(work)
@@ -239,12 +249,32 @@ class Drive:
     def cancel(self) -> None:
         """Let no further step begin, and cancel what runs on an event loop; from any thread."""
         self.driver.cancelled = True
+        if not self._cut() and self.driver.under_way:
+            self._say_what_runs()
+
+    def stop(self) -> bool:
+        """Let no further step begin, and leave what runs on an event loop; from any thread.
+
+        Returns:
+            Whether it runs on an event loop, and so ends now.
+        """
+        self._wished = self.driver.stopped = True
+        return self._cut()
+
+    def _cut(self) -> bool:
         task = self._task
         if task is not None:
             with suppress(RuntimeError):  # its loop is closed: it has ended
                 task.get_loop().call_soon_threadsafe(self._cut_off, task)
-        elif self.driver.under_way:
-            self._say_what_runs()
+        return task is not None
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self.runner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self.runner = None
 
     def _say_what_runs(self) -> None:
         sys.stderr.write(
@@ -291,24 +321,25 @@ class Drive:
         Yields:
             Namespace, mode and chunk.
         """
-        value = None
-        try:
-            parts: Any = self.graph.stream(
-                given,
-                config,
-                context=context,
-                durability="async",
-                stream_mode=list(modes),
-                subgraphs=subgraphs,
-            )
-            # Closed here: its nodes have ended before the thread is given back.
-            with closing(parts):
-                for part in self._each(parts):
-                    value = part[2] if part[:2] == ((), "values") else value
-                    yield part
-            self._ended(value, config)
-        except BaseException as error:  # noqa: BLE001 - recorded, and raised again
-            self._broke(error)
+        with self.show():
+            value = None
+            try:
+                parts: Any = self.graph.stream(
+                    given,
+                    config,
+                    context=context,
+                    durability="async",
+                    stream_mode=list(modes),
+                    subgraphs=subgraphs,
+                )
+                # Closed here: its nodes have ended before the thread is given back.
+                with closing(parts):
+                    for part in self._each(parts):
+                        value = part[2] if part[:2] == ((), "values") else value
+                        yield part
+                self._ended(value, config)
+            except BaseException as error:  # noqa: BLE001 - recorded, and raised again
+                self._broke(error)
 
     async def astream(
         self,
@@ -320,31 +351,32 @@ class Drive:
         subgraphs: bool,
     ) -> AsyncGenerator[Part, None]:
         """Do as `stream` on the running loop."""
-        value = None
-        try:
-            parts: Any = self.graph.astream(
-                given,
-                config,
-                context=context,
-                durability="async",
-                stream_mode=list(modes),
-                subgraphs=subgraphs,
-            )
-            async with aclosing(parts), aclosing(self._each_async(parts)) as each:
-                async for part in each:
-                    value = part[2] if part[:2] == ((), "values") else value
-                    yield part
-            self._ended(value, config)
-        except BaseException as error:
-            error = await self._after_workers(error)
-            self._broke(error)
-            if _cancelled_from_outside(error):
-                raise error from None
+        with self.show():
+            value = None
+            try:
+                parts: Any = self.graph.astream(
+                    given,
+                    config,
+                    context=context,
+                    durability="async",
+                    stream_mode=list(modes),
+                    subgraphs=subgraphs,
+                )
+                async with aclosing(parts), aclosing(self._each_async(parts)) as each:
+                    async for part in each:
+                        value = part[2] if part[:2] == ((), "values") else value
+                        yield part
+                self._ended(value, config)
+            except BaseException as error:
+                error = await self._after_workers(error)
+                self._broke(error)
+                if _cancelled_from_outside(error):
+                    raise error from None
 
     def _each(self, parts: Generator[Any, None, None]) -> Generator[Part, None, None]:
         """Yield what LangGraph streams; between two chunks the context is the consumer's own."""
         while True:
-            with handed_over(self._saver, self.workers):
+            with self._running(), handed_over(self._saver, self.workers):
                 part = next(parts, None)
             if part is None:
                 return
@@ -389,6 +421,8 @@ class Drive:
         Whoever cancels the run from outside, or closes its stream, leaves them instead.
         """
         cut = isinstance(error, asyncio.CancelledError) and not _cancelled_from_outside(error)
+        if cut and self._wished:
+            return RunStopped()
         if cut or isinstance(error, Exception | RunStopped):
             if self.driver.cancelled and self.workers.running:
                 self._say_what_runs()
@@ -414,6 +448,8 @@ class Drive:
         """Record what ended the run, as far as it can be, and raise what its caller shall see."""
         if isinstance(error, Unhandled):
             error = error.cause
+        if self._wished and isinstance(error, KeyboardInterrupt):
+            error = RunStopped()
         if not isinstance(error, Exception) and self._left_behind():
             raise error
         if self.driver.cancelled and not isinstance(error, FencedError | JournalError):
@@ -516,59 +552,3 @@ def needs_loop(graph: Graph) -> bool:
         elif getattr(bound, "afunc", None) is not None and getattr(bound, "func", None) is None:
             return True
     return False
-
-
-def _in_loop_thread(work: Coroutine[Any, Any, None], left: Callable[[], bool]) -> None:
-    """Run a coroutine on a loop of its own in another thread: this one may have a loop already.
-
-    The loop's workers are waited for unless they were `left`.
-    """
-    context = contextvars.copy_context()
-    loop = asyncio.new_event_loop()
-    outcome: list[BaseException] = []
-    started: list[asyncio.Task[None]] = []
-    # Not Thread.join(): a signal's exception in it makes Python 3.11 take the thread for ended. Not
-    # threading.Event: one inside it can leave its lock taken for ever.
-    ended: SimpleQueue[None] = SimpleQueue()
-    # A signal can raise in start() when the thread runs already: it waits to be told that it may.
-    may: SimpleQueue[object] = SimpleQueue()
-    told = False
-
-    def serve() -> None:
-        if may.get() is None:
-            work.close()
-            loop.close()
-            return
-        asyncio.set_event_loop(loop)
-        task = loop.create_task(work)
-        started.append(task)
-        try:
-            loop.run_until_complete(task)
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            outcome.append(error)
-        finally:
-            try:
-                loop.run_until_complete(loop.shutdown_asyncgens())
-                if not left():
-                    loop.run_until_complete(loop.shutdown_default_executor())
-            finally:
-                loop.close()
-                ended.put(None)
-
-    thread = threading.Thread(target=context.run, args=(serve,), name="notebook-agents-loop")
-    try:
-        thread.start()
-        told = True
-        may.put(work)
-        ended.get()
-    except BaseException:
-        may.put(None)
-        if started and not loop.is_closed():
-            with suppress(RuntimeError):  # closed in this moment
-                loop.call_soon_threadsafe(started[0].cancel)
-        while told and not loop.is_closed():
-            with suppress(Empty):
-                ended.get(timeout=_LOOK_AGAIN_SECONDS)  # the interrupted call may have taken it
-        raise
-    if outcome:
-        raise outcome[0]

@@ -20,7 +20,7 @@ def reduce(value: object) -> tuple[Any, ...] | None:
         kept = (value.allow, value.prices, value.ttl, value._module)
         return _agent, (value.given, value.name, value._journal, *kept)
     if isinstance(value, Run):
-        return _run, (value._journal, value.thread, value.number, value.stored, value._allow)
+        return _run, (value.journal, value.thread, value.number, value.stored, value._allow)
     if isinstance(value, Journal):
         return journal_at, (str(value.home), value.mode)
     return None

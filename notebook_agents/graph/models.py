@@ -20,7 +20,7 @@ import json
 import logging
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from notebook_agents import ids
 from notebook_agents.errors import ValueNotKeptError
 from notebook_agents.graph.usage import RecordedReply, RecordedText, usage_of
+from notebook_agents.runtime import previews
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.driver import Attempt
 from notebook_agents.runtime.steps import current
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("notebook_agents.graph")
 _handing_on: ContextVar[bool] = ContextVar("na_handing_on", default=False)
 _installing = threading.Lock()
+_READ_PROMPT = 256 * 1024  # characters of a prompt that are read for its preview: 2 ms
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _MODEL = re.compile(r"\('model(?:_name|_id)?', '([^']+)'\)")
 
@@ -84,7 +86,7 @@ class JournalCache(BaseCache):
             replies, drafts = call.found(found)
             call.driver.journal.append(drafts, durable=False)
             return replies
-        attempt, intent = call.begin()
+        attempt, intent = call.begin(prompt)
         call.driver.journal.append([intent], durable=True)
         call.driver.intended(attempt)
         return None
@@ -104,7 +106,7 @@ class JournalCache(BaseCache):
             replies, drafts = call.found(found)
             await call.driver.journal.append_async(drafts, durable=False)
             return replies
-        attempt, intent = call.begin()
+        attempt, intent = call.begin(prompt)
         await call.driver.journal.append_async([intent], durable=True)
         call.driver.intended(attempt)
         return None
@@ -199,9 +201,9 @@ class _Call:
             return None
         return _recorded(self.driver.result(self.step))
 
-    def begin(self) -> tuple[Attempt, Draft]:
+    def begin(self, prompt: str) -> tuple[Attempt, Draft]:
         """Begin to ask the model; the intent must be on disk before."""
-        attempt, intent = self.driver.intend(self.step)
+        attempt, intent = self.driver.intend(self.step, _asked_last(prompt))
         with self.outer.lock:
             self.outer.unanswered.setdefault((self.name, self.digest), []).append(attempt)
         return attempt, intent
@@ -259,6 +261,21 @@ def _identity(prompt: str, llm_string: str) -> tuple[str, str]:
     """
     stands_for = digest((prompt, _ADDRESS.sub("", llm_string)), "a model call", instead="")
     return _model_name(llm_string), stands_for
+
+
+def _asked_last(prompt: str) -> str:
+    """Return a preview of the last message of a prompt, which LangChain hands over as JSON."""
+    told: Any = None
+    if len(prompt) <= _READ_PROMPT:
+        with suppress(ValueError):
+            told = json.loads(prompt)
+    if not isinstance(told, list) or not told or not isinstance(told[-1], dict):
+        return previews.of_value(prompt)
+    message = told[-1].get("kwargs") or {}
+    said = previews.of_value(message.get("content", ""))
+    return f"{message.get('type', 'message')}: {said}" + (
+        f" after {len(told) - 1} more" if len(told) > 1 else ""
+    )
 
 
 def _model_name(llm_string: str) -> str:

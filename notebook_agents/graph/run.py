@@ -11,6 +11,7 @@ from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.graph.people import interrupts
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Interrupt, Kind, RunStatus, RunView, Step
+from notebook_agents.runtime import showing
 from notebook_agents.runtime.timeline import to_html, to_text
 from notebook_agents.runtime.view import run_view, steps_page
 
@@ -36,6 +37,7 @@ class Run:
         thread: The thread's name.
         number: The run's number within the thread, from 1.
         stored: Its value was in the journal already and nothing was run for it.
+        journal: Where it is recorded.
     """
 
     def __init__(
@@ -50,17 +52,21 @@ class Run:
         self.thread = thread
         self.number = number
         self.stored = stored
-        self._journal = journal
+        self.journal = journal
         self._allow = tuple(allow)
 
     @cached_property
     def view(self) -> RunView:
         """The run as its records told it when this was first asked for."""
-        view = run_view(self._journal, self.thread, self.number, stored=self.stored)
+        return self.now()
+
+    def now(self) -> RunView:
+        """Return the run as its records tell it now."""
+        view = run_view(self.journal, self.thread, self.number, stored=self.stored)
         if view.status.finished:
             return view
         codec = ResultCodec(strict_serializer(self._allow))
-        asked = interrupts(self._journal, self.thread, self.number, codec=codec)
+        asked = interrupts(self.journal, self.thread, self.number, codec=codec)
         return replace(view, interrupts=asked)
 
     @property
@@ -88,7 +94,7 @@ class Run:
         Raises:
             UnknownThreadError: The run has no such step.
         """
-        return steps_page(self._journal, self.thread, self.number, after=after, limit=limit)
+        return steps_page(self.journal, self.thread, self.number, after=after, limit=limit)
 
     @cached_property
     def value(self) -> Any:
@@ -104,19 +110,21 @@ class Run:
                 f"run {self.number} of thread {self.thread!r} is {self.status} and has no value: "
                 + todo.format(thread=self.thread)
             )
-        ends = self._journal.select(thread=self.thread, run=self.number, kinds=[Kind.RUN_FINISHED])
+        ends = self.journal.select(thread=self.thread, run=self.number, kinds=[Kind.RUN_FINISHED])
         if not ends:
             raise UnknownThreadError(
                 f"thread {self.thread!r} was deleted, and with it the value of run {self.number}: "
                 "run the agent again"
             )
         record = ends[-1]
-        tree, _ = unpack(self._journal.payload(record.seq))
+        tree, _ = unpack(self.journal.payload(record.seq))
         codec = ResultCodec(strict_serializer(self._allow))
-        return Decoder(codec, self._journal.parts).decode(tree, record.refs)
+        return Decoder(codec, self.journal.parts).decode(tree, record.refs)
 
     def __repr__(self) -> str:
         return to_text(self.view)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        if (shows := showing.display()) is not None:
+            return shows.bundle(self)
         return {"text/plain": to_text(self.view), "text/html": to_html(self.view)}

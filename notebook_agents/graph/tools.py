@@ -18,6 +18,7 @@ from langgraph.errors import GraphInterrupt
 from notebook_agents.graph.handover import leave_tools
 from notebook_agents.graph.private import is_tool_node, tools_module, with_tool_calls
 from notebook_agents.graph.wrap import with_message_ids
+from notebook_agents.runtime import previews
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.steps import current, inside, warn_of_other_calls
 
@@ -58,7 +59,7 @@ class _ToolCalls:
         driver, step, taken = place
         if step.returned is not None:
             return driver.result(step)
-        attempt, intent = driver.intend(step)
+        attempt, intent = driver.intend(step, previews.of_value(call["args"]))
         driver.journal.append([intent], durable=True)
         driver.intended(attempt)
         return self._work(driver, attempt, execute, used, taken, key)
@@ -127,7 +128,7 @@ class _ToolCalls:
         driver, step, taken = place
         if step.returned is not None:
             return driver.result(step)
-        attempt, intent = driver.intend(step)
+        attempt, intent = driver.intend(step, previews.of_value(call["args"]))
         await driver.journal.append_async([intent], durable=True)
         driver.intended(attempt)
         if threaded is not None:  # recorded where it runs: this coroutine can be cancelled

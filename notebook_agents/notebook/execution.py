@@ -47,6 +47,7 @@ from notebook_agents.notebook.kernel import STARTUP_SECONDS, ask, death, manager
 from notebook_agents.settings import (
     HOME_VARIABLE,
     NOTEBOOK_RUN_VARIABLE,
+    TIMELINE_VARIABLE,
     VARIABLES_VARIABLE,
 )
 
@@ -166,6 +167,8 @@ class Execution:
     async def _kernel(self) -> AsyncIterator[NotebookClient]:
         """Start a kernel, and leave none behind."""
         environment = {
+            # Nobody looks at a widget here, and one in the saved notebook would only be in the way.
+            TIMELINE_VARIABLE: "static",
             **os.environ,
             **self.environment,
             HOME_VARIABLE: str(self.book.journal.home),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -99,6 +100,7 @@ def loads(
     *,
     reference: Callable[[str], object] | None = None,
     main: dict[str, Any] | None = None,
+    imports: bool = True,
 ) -> object:
     """Rebuild what `dumps` was given.
 
@@ -109,6 +111,7 @@ def loads(
         reference: Returns the object for a token that `dumps` was given for it.
         main: The namespace in which functions of `__main__` look for globals; None: one of their
             own, which has what they used when they were kept.
+        imports: Whether modules may be imported for it that this process does not have yet.
 
     Raises:
         ValueNotKeptError: A module, a name or an environment variable that it needs is not here, or
@@ -123,7 +126,7 @@ def loads(
     file = io.BytesIO(data)
     file.seek(1)
     try:
-        return _Unpickler(file, reference, main).load()
+        return (_Unpickler if imports else _NoImports)(file, reference, main).load()
     except (NotebookAgentsError, MemoryError):
         raise
     except Exception as error:
@@ -214,6 +217,13 @@ def _make_function(main: dict[str, Any], code: Any, owned: dict[str, Any], *rest
     Else it would not see what later cells change.
     """
     return types.FunctionType(code, main if owned.get("__name__") == "__main__" else owned, *rest)
+
+
+class _NoImports(_Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in sys.modules:
+            raise ValueNotKeptError(f"it needs {module}.{name}: import {module} to see it")
+        return super().find_class(module, name)
 
 
 def _encode(value: object, options: _Options, engine: bytes = _CLOUDPICKLE) -> bytes:

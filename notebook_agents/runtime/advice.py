@@ -53,7 +53,7 @@ def advice(
         case RunStatus.PENDING:
             return "nobody has gone on with it yet", resume
         case RunStatus.ORPHANED:
-            return "its process is gone; go on behind what returned", resume
+            return "nobody drives it any more; go on behind what returned", resume
     return None
 
 

@@ -18,7 +18,7 @@ from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Codec, Decoder, pack, unpack
-from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said
+from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said, Usage
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
 from notebook_agents.runtime.leaving import Workers
@@ -106,6 +106,9 @@ class Attempt:
     """Replies whose usage is recorded, by identity; held, so that no other object has it."""
     task: str | None = None
     """LangGraph's task, where this is a conditional edge's choice."""
+    arguments: str | None = None  # a preview of what a durable call was given
+    spent: Usage = field(default_factory=Usage)
+    """What models took in it, without the calls inside it."""
     late: bool = False
     """It was given up, or a newer attempt began: what it returns is not used."""
 
@@ -359,8 +362,12 @@ class RunDriver:
 
     # -- what happens now ---------------------------------------------------------------------
 
-    def intend(self, step: StepState) -> tuple[Attempt, Draft]:
+    def intend(self, step: StepState, arguments: str | None = None) -> tuple[Attempt, Draft]:
         """Begin an attempt; the draft must be appended durably before anything happens.
+
+        Args:
+            step: What begins.
+            arguments: A preview of what a durable call is given.
 
         Raises:
             RunStopped: This process was asked to begin no further step.
@@ -368,7 +375,7 @@ class RunDriver:
         self._check()
         faults.hit(Fault.INTENT_BEFORE)
         self.announce(step.parent)
-        attempt = Attempt(step, step.attempts + 1)
+        attempt = Attempt(step, step.attempts + 1, arguments=arguments)
         return attempt, self._begin(attempt)
 
     def _begin(self, attempt: Attempt) -> Draft:
@@ -383,12 +390,14 @@ class RunDriver:
             self.tell(step, "in_doubt")
         draft = self._draft(Kind.STEP_INTENDED, attempt)
         draft.ref = attempt.task
+        if attempt.arguments is not None:
+            draft.plain = pack([attempt.arguments])
         return draft
 
     def intended(self, attempt: Attempt) -> None:
         """Note that the intent is on disk."""
         faults.hit(Fault.INTENT_AFTER)
-        self.tell(attempt.step, "intended")
+        self.tell(attempt.step, "intended", arguments=attempt.arguments)
 
     def returned(self, attempt: Attempt, value: Any, *, codec: Codec | None = None) -> list[Draft]:
         """Return the drafts of a result; they must be appended before the caller gets it.
@@ -457,7 +466,7 @@ class RunDriver:
         if not attempt.late:
             # A long run must not hold all that its steps returned: the journal has it.
             attempt.step.value, attempt.step.has_value = None, False
-            self.tell(attempt.step, "returned")
+            self.tell(attempt.step, "returned", usage=attempt.spent)
 
     def failed(
         self, attempt: Attempt, error: Exception, *, proof: Proof | None = None
@@ -471,7 +480,7 @@ class RunDriver:
         draft.plain, draft.ref = pack((describe(error), pickled)), proof
         if attempt.number == attempt.step.attempts:
             attempt.step.proof = proof
-        self.tell(attempt.step, "failed")
+        self.tell(attempt.step, "failed", error=describe(error))
         return [*self._unanswered(attempt), draft]
 
     def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
@@ -494,6 +503,7 @@ class RunDriver:
     def used(self, attempt: Attempt, spent: ModelUsage) -> Draft:
         """Return the draft of what one reply of a model took."""
         self.announce(attempt.step.id)
+        attempt.spent = Usage.total([attempt.spent, Usage(models=(spent,))])
         draft = self._draft(Kind.USAGE, attempt)
         draft.name = spent.model
         draft.plain = pack(
@@ -549,20 +559,12 @@ class RunDriver:
             **columns,
         )
 
-    def tell(self, step: StepState, what: What) -> None:
+    def tell(self, step: StepState, what: What, **more: Any) -> None:
         """Tell observers."""
         if watched():
-            tell(
-                StepEvent(
-                    thread=self.thread,
-                    run=self.number,
-                    step=step.id,
-                    name=step.name,
-                    parent=step.parent,
-                    attempt=step.attempts,
-                    what=what,
-                )
-            )
+            of: Any = {"thread": self.thread, "run": self.number, "step": step.id}
+            of |= {"name": step.name, "parent": step.parent, "attempt": step.attempts}
+            tell(StepEvent(**of, what=what, **more))
 
     def _unanswered(self, attempt: Attempt) -> list[Draft]:
         """Return the ends of the model calls inside an attempt that ends now.
@@ -576,7 +578,7 @@ class RunDriver:
         for call in calls:
             draft = self._draft(Kind.STEP_FAILED, call)
             draft.plain = pack((_NO_REPLY, None))
-            self.tell(call.step, "failed")
+            self.tell(call.step, "failed", error=_NO_REPLY)
             drafts.append(draft)
         return drafts
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from notebook_agents.model import Usage
+
 What = Literal["intended", "returned", "failed", "suspended", "replayed", "in_doubt"]
 
 
@@ -24,6 +26,9 @@ class StepEvent:
         parent: The enclosing step's id, or None.
         attempt: The number of the attempt, from 1.
         what: What happened; "replayed" is a recorded result that was given again.
+        arguments: Of a durable call that begins, a preview of what it is given.
+        error: Of an attempt that failed, `Type: message`.
+        usage: Of one that returned, what models took in it, without the calls inside it.
     """
 
     thread: str
@@ -33,6 +38,9 @@ class StepEvent:
     parent: str | None
     attempt: int
     what: What
+    arguments: str | None = None
+    error: str | None = None
+    usage: Usage | None = None
 
 
 _observers: list[Callable[[StepEvent], None]] = []

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 from notebook_agents import ids
 from notebook_agents.errors import NotDurableError, StepInDoubt, StepTimeoutError
 from notebook_agents.model import Proof, Said
+from notebook_agents.runtime import previews
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.retries import Retries
 
@@ -287,7 +288,7 @@ class _Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        attempt, intent = driver.intend(step)
+        attempt, intent = driver.intend(step, previews.of_call(args, kwargs))
         driver.journal.append([intent], durable=True)
         driver.intended(attempt)
         try:
@@ -310,7 +311,7 @@ class _Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        attempt, intent = driver.intend(step)
+        attempt, intent = driver.intend(step, previews.of_call(args, kwargs))
         await driver.journal.append_async([intent], durable=True)
         driver.intended(attempt)
         limit = asyncio.timeout(self.timeout)

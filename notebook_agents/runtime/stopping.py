@@ -15,6 +15,10 @@ class RunStopped(BaseException):
     def __str__(self) -> str:
         return "the run was asked to stop: its steps so far are kept, resume it to go on"
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows under the cell: it was asked for, and nothing is broken."""
+        return [f"stopped: {self}"]
+
 
 def stop() -> None:
     """Let no step of this process begin from now on. Safe in a signal handler."""

@@ -187,7 +187,7 @@ def to_text(
     )
     look = _STATUSES[view.status]
     title = Text(_title(view), style="bold").append(" · ").append(str(look), _COLORS[look.tone])
-    console.print(title, Text(_facts(view), style="dim"), Text(_told(view)), sep="\n")
+    console.print(title, Text(_facts(view), style="dim"), Text(told(view)), sep="\n")
     if view.error is not None:
         console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
     if (todo := advice(view, resume=resume, resolve=resolve)) is not None:
@@ -232,7 +232,7 @@ def to_html(view: RunView) -> str:
     head = [
         f'<p class="na-title"><strong>{escape(_title(view))}</strong> {_badge(look)}</p>',
         f'<p class="na-facts">{escape(_facts(view))}</p>',
-        f"<p>{escape(_told(view))}</p>",
+        f"<p>{escape(told(view))}</p>",
     ]
     if view.error is not None:
         head.append(f'<p class="na-error"><code>{escape(clean(view.error))}</code></p>')
@@ -302,7 +302,7 @@ def _loud(view: RunView, children: Mapping[str | None, Sequence[Step]]) -> dict[
     def visit(step: Step) -> None:
         for child in children.get(step.id, ()):
             visit(child)
-        outcome = _outcome(step, view)
+        outcome = outcome_in(step, view)
         below = [loud[child.id] for child in children.get(step.id, ()) if child.id in loud]
         if len(step.attempts) > 1 or below or outcome not in (Outcome.RETURNED, Outcome.RUNNING):
             loud[step.id] = outcome is Outcome.FAILED or any(below)
@@ -347,7 +347,7 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
     seconds = step.seconds
     return _Row(
         depth=depth,
-        look=_OUTCOMES[_outcome(step, view)],
+        look=_OUTCOMES[outcome_in(step, view)],
         name=clean(step.name),
         attempts=str(len(step.attempts)),
         tokens=_tokens(step.usage),
@@ -360,7 +360,7 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
 def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
     names = sorted({clean(step.name) for step in steps})
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    words = Counter(_OUTCOMES[_outcome(step, view)].word for step in steps)
+    words = Counter(_OUTCOMES[outcome_in(step, view)].word for step in steps)
     if len(words) == 1:
         said = next(iter(words))
     else:
@@ -386,9 +386,9 @@ def _tokens(usage: Usage) -> str:
 
 def _notes(step: Step, view: RunView) -> tuple[str, ...]:
     """Say why the step ran again, and how it stands where it has not returned."""
-    said = [_why_again(attempt) for attempt in step.attempts[:-1]]
+    said = [why_again(attempt) for attempt in step.attempts[:-1]]
     last = step.attempts[-1]
-    outcome = _outcome(step, view)
+    outcome = outcome_in(step, view)
     if outcome is Outcome.UNCERTAIN:
         said.append(f"in doubt: started by process {last.session}, never returned")
     elif outcome is Outcome.FAILED and last.error is not None and last.error != view.error:
@@ -409,7 +409,7 @@ def _notes(step: Step, view: RunView) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _why_again(attempt: Attempt) -> str:
+def why_again(attempt: Attempt) -> str:
     """Say why `attempt` was not the step's last one."""
     match attempt.outcome:
         case Outcome.FAILED:
@@ -442,7 +442,7 @@ def _decision(decision: Decision) -> str:
     return f"{what} {clean(decision.user)} on {clean(decision.host)} at {at}"
 
 
-def _outcome(step: Step, view: RunView) -> Outcome:
+def outcome_in(step: Step, view: RunView) -> Outcome:
     """Return how the step stands; in a run that nobody drives, no step is running."""
     outcome = step.outcome
     if outcome is Outcome.RUNNING and view.status not in (RunStatus.PENDING, RunStatus.RUNNING):
@@ -464,16 +464,16 @@ def _facts(view: RunView) -> str:
     return " · ".join(facts)
 
 
-def _told(view: RunView) -> str:
+def told(view: RunView) -> str:
     """Return the summary and how many steps were, or are, in doubt."""
     doubtful = _doubtful(view)
-    still = sum(_outcome(step, view) is Outcome.UNCERTAIN for step in doubtful)
-    told = summary(view)
+    still = sum(outcome_in(step, view) is Outcome.UNCERTAIN for step in doubtful)
+    said = summary(view)
     if past := len(doubtful) - still:
-        told += f" · {_count(past, 'step was', 'steps were')} in doubt"
+        said += f" · {_count(past, 'step was', 'steps were')} in doubt"
     if still:
-        told += f" · {_count(still, 'step is', 'steps are')} in doubt"
-    return told
+        said += f" · {_count(still, 'step is', 'steps are')} in doubt"
+    return said
 
 
 def _doubtful(view: RunView) -> list[Step]:
@@ -481,7 +481,7 @@ def _doubtful(view: RunView) -> list[Step]:
     doubtful = [
         step
         for step in view.steps
-        if step.was_in_doubt or _outcome(step, view) is Outcome.UNCERTAIN
+        if step.was_in_doubt or outcome_in(step, view) is Outcome.UNCERTAIN
     ]
     enclosing = {step.parent for step in doubtful}
     return [step for step in doubtful if step.id not in enclosing]

@@ -32,6 +32,7 @@ NAMES = (
     "many",
     "compact",
     "reading",
+    "live",
     "profile",
 )
 

@@ -1,0 +1,87 @@
+"""What steps were given and what they returned, read from the journal for people to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import pickling
+from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.graph.codec import ResultCodec, strict_serializer
+from notebook_agents.journal.values import Decoder, unpack
+from notebook_agents.model import Kind, Outcome
+from notebook_agents.runtime import previews
+from notebook_agents.runtime.driver import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from notebook_agents.journal import Journal, Record
+    from notebook_agents.model import RunView
+
+RESULTS = 20
+"""Results, the newest, whose previews a finished run's state has without being asked."""
+_SMALL = 64 * 1024
+_LARGE = 16 * 1024 * 1024
+"""Bytes of a result up to which it is read for its preview: by itself, and when asked for."""
+_EMPTY = (b"", b"\x00")
+LONG = 4_000
+"""Characters of a preview that was asked for."""
+
+
+def arguments(journal: Journal, thread: str, run: int, steps: Collection[str]) -> dict[str, str]:
+    """Return previews of what durable calls were given, by step; nodes have none."""
+    if not steps:
+        return {}
+    kinds = [Kind.STEP_INTENDED]
+    records = journal.select(thread=thread, run=run, kinds=kinds)
+    seqs = {record.seq: record.step or "" for record in records if record.step in steps}
+    payloads = journal.payloads(list(seqs))
+    found = {}
+    for seq, payload in payloads.items():
+        if payload not in _EMPTY:
+            found[seqs[seq]] = str(unpack(payload)[0])
+    return found
+
+
+def results(journal: Journal, view: RunView, *, newest: int = RESULTS) -> dict[str, str]:
+    """Return previews of the newest results of a run that are small, by step."""
+    returned = [step.id for step in view.steps if step.outcome is Outcome.RETURNED][-newest:]
+    if not returned:
+        return {}
+    records = _returned(journal, view.thread, view.number, returned)
+    small = [record for record in records if record.size <= _SMALL]
+    return {record.step or "": _preview(journal, record, previews.LIMIT) for record in small}
+
+
+def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]:
+    """Return what one step was given and returned, as long as anybody reads it: for an open row."""
+    given = arguments(journal, thread, run, {step}).get(step)
+    records = _returned(journal, thread, run, [step])
+    result = _preview(journal, records[-1], LONG) if records else None
+    return {"step": step, "args": given, "result": result}
+
+
+def _returned(journal: Journal, thread: str, run: int, steps: Iterable[str]) -> list[Record]:
+    kinds = [Kind.STEP_RETURNED]
+    return journal.select(thread=thread, run=run, kinds=kinds, steps=list(steps))
+
+
+def _preview(journal: Journal, record: Record, limit: int) -> str:
+    if record.size > _LARGE:
+        return f"it is too large to be shown: {record.size / 1e6:,.0f} MB"
+    try:
+        tree = unpack(journal.payload(record.seq))
+        codec = _KnownClasses(strict_serializer())
+        value = Decoder(codec, journal.parts).decode(tree, record.refs)
+    except NotebookAgentsError as error:
+        return f"it cannot be shown here: {error}"
+    except Exception as error:  # noqa: BLE001 - whatever a foreign class raises on being rebuilt
+        return f"it cannot be shown here: {describe(error)}"
+    return previews.of_value(value, limit=limit)
+
+
+class _KnownClasses(ResultCodec):
+    """Rebuilds only what needs no module to be imported: looking at a result runs no new code."""
+
+    def loads(self, tag: str, data: bytes) -> Any:
+        return pickling.loads(data, imports=False) if tag == "p" else super().loads(tag, data)
