@@ -17,7 +17,7 @@ from notebook_agents.journal import Journal
 def reduce(value: object) -> tuple[Any, ...] | None:
     """Return what `__reduce__` may return, or None where the object is of no such kind."""
     if isinstance(value, Agent):
-        kept = (value.allow, value.prices, value.ttl, value._module)
+        kept = (value.allow, value.prices, value.ttl, value.show, value._module)
         return _agent, (value.given, value.name, value._journal, *kept)
     if isinstance(value, Run):
         return _run, (value.journal, value.thread, value.number, value.stored, value._allow)
@@ -26,10 +26,10 @@ def reduce(value: object) -> tuple[Any, ...] | None:
     return None
 
 
-def _agent(
-    given: Any, name: str, journal: Journal | None, allow: Any, prices: Any, ttl: Any, module: str
-) -> Agent:
-    made = Agent(given, name, journal, allow=allow, prices=prices, ttl=ttl, auto_resume=0)
+def _agent(given: Any, name: str, journal: Journal | None, *options: Any) -> Agent:
+    allow, prices, ttl, show, module = options
+    settings: Any = {"allow": allow, "prices": prices, "ttl": ttl, "show": show}
+    made = Agent(given, name, journal, auto_resume=0, **settings)
     made._module = module
     return made
 

@@ -146,7 +146,7 @@ def _stop(name: str | None) -> None:
     journal.thread(name)  # raises if there is none
     drive, head = going(journal, name), journal.head(name)
     if drive is not None:
-        drive.driver.stopped = True
+        drive.stop()
         print(  # noqa: T201 - what a magic says
             f"{name} begins no further step: what runs now is let finish, and "
             f"%agents resume {name} goes on behind it"
