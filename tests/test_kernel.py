@@ -74,7 +74,8 @@ class Kernel:
 
         def take(message: dict[str, Any]) -> None:
             content = message["content"]
-            if message["msg_type"] in ("display_data", "execute_result"):
+            shows = message["msg_type"] in ("display_data", "execute_result")
+            if shows and "text/plain" in content["data"]:  # else it is the live view
                 shown.append(content["data"]["text/plain"])
             elif message["msg_type"] == "stream":
                 shown.append(content["text"])
