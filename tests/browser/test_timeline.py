@@ -241,6 +241,9 @@ def test_a_finished_run_is_shown_without_its_kernel(lab: Callable[..., Lab]) -> 
     assert desk.timeline.count() == 0
     assert "widget" not in desk.output.inner_text()
     desk.shot("1-record")
+    tab.theme("Dark")
+    desk.shot("2-dark")
+    tab.theme("Light")  # it is the server's setting
 
 
 WICKED = (
@@ -415,7 +418,9 @@ def test_light_dark_narrow_and_for_a_screen_reader(lab: Callable[..., Lab]) -> N
     live = desk.timeline.locator("[aria-live=polite]")
     assert live.inner_text() == "digest, thread pages: failed"
     assert desk.timeline.get_by_role("status").count() == 1
-    fetched.nth(1).click()
+    tree.focus()
+    for key in ("Home", "ArrowRight", "ArrowDown", "Enter"):
+        tab.page.keyboard.press(key)
     desk.timeline.get_by_role("group", name="details of fetch").get_by_text(
         "A rather long"
     ).wait_for()
