@@ -177,6 +177,11 @@ def test_a_killed_kernel_is_told_and_one_click_finishes_in_the_fresh_one(
     desk.step("search", "returned, replayed").wait_for()
     desk.shot("2-resumed")
     assert desk.effects() == ["search", "book", "book", "thank"]
+    desk.timeline.get_by_text("Answer: ").wait_for()
+    tab.save()
+    tab.open()
+    desk.output.get_by_text("succeeded").wait_for()
+    desk.shot("3-reloaded")
 
 
 def test_what_a_killed_kernel_left_is_readable_after_a_reload_and_goes_on(
