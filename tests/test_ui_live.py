@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from support.kernels import GRAPHS, Kernel, kernel
 
 from notebook_agents.notebook.headless import run_notebook
@@ -62,7 +62,9 @@ def test_run_has_a_record_and_a_live_view(cells: Kernel) -> None:
     shown = cells.run('run = worker.run({"n": 0}, thread="shapes")')
     output, live = [one for one in shown if one["kind"] != "stream"]
     assert set(output["data"]) == {MEDIA_TYPE, "text/html", "text/plain"}
-    assert set(live["data"]) == {WIDGET}
+    assert set(live["data"]) == {WIDGET, "text/html"}
+    cell = new_code_cell(outputs=[new_output("display_data", data=live["data"])])
+    HTMLExporter().from_notebook_node(new_notebook(cells=[cell]))  # a warning would be an error
     state = output["data"][MEDIA_TYPE]
     assert (state["status"], state["counts"]["returned"]) == ("succeeded", 2)
     assert [row["name"] for row in state["steps"]] == ["work", "fetch"]

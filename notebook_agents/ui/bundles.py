@@ -51,8 +51,12 @@ def bundle(view: RunView, state: State) -> dict[str, Any]:
 
 
 def live_view(model: str) -> dict[str, Any]:
-    """Return what is displayed behind a record: the live view of a widget's model, by its id."""
-    return {_WIDGET: {"version_major": 2, "version_minor": 0, "model_id": model}}
+    """Return what is displayed behind a record: the live view of a widget's model, by its id.
+
+    Its HTML is empty: nbconvert would warn that it cannot show the widget, the record stands there.
+    """
+    view = {"version_major": 2, "version_minor": 0, "model_id": model}
+    return {_WIDGET: view, "text/html": ""}
 
 
 def publish(shown: dict[str, Any], **options: Any) -> None:

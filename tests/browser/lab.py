@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SECONDS = 30
+SECONDS = 60
 """How long anything may take on a busy machine; the slowest is the kernel's first start."""
 _QUIET = "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 

@@ -177,6 +177,11 @@ def test_a_killed_kernel_is_told_and_one_click_finishes_in_the_fresh_one(
     desk.step("search", "returned, replayed").wait_for()
     desk.shot("2-resumed")
     assert desk.effects() == ["search", "book", "book", "thank"]
+    desk.timeline.get_by_text("Answer: ").wait_for()
+    tab.save()
+    tab.open()
+    desk.output.get_by_text("succeeded").wait_for()
+    desk.shot("3-reloaded")
 
 
 def test_what_a_killed_kernel_left_is_readable_after_a_reload_and_goes_on(
@@ -241,6 +246,9 @@ def test_a_finished_run_is_shown_without_its_kernel(lab: Callable[..., Lab]) -> 
     assert desk.timeline.count() == 0
     assert "widget" not in desk.output.inner_text()
     desk.shot("1-record")
+    tab.theme("Dark")
+    desk.shot("2-dark")
+    tab.theme("Light")  # it is the server's setting
 
 
 WICKED = (
@@ -289,7 +297,7 @@ def test_markup_in_names_results_and_errors_is_text(lab: Callable[..., Lab]) -> 
     saved = tab.save()
     assert desk.output.locator("img, script").count() == 0
     assert tab.page.evaluate("window.hacked") is None
-    data = saved.cells[1].outputs[-1].data
+    data = next(out.data for out in saved.cells[1].outputs if "text/html" in out.get("data", {}))
     tab.page.goto("about:blank")  # and where nothing is sanitized, as on a page of nbconvert's
     tab.page.set_content(data["text/html"])
     tab.page.get_by_text("thread <img").first.wait_for()
@@ -415,7 +423,9 @@ def test_light_dark_narrow_and_for_a_screen_reader(lab: Callable[..., Lab]) -> N
     live = desk.timeline.locator("[aria-live=polite]")
     assert live.inner_text() == "digest, thread pages: failed"
     assert desk.timeline.get_by_role("status").count() == 1
-    fetched.nth(1).click()
+    tree.focus()
+    for key in ("Home", "ArrowRight", "ArrowDown", "Enter"):
+        tab.page.keyboard.press(key)
     desk.timeline.get_by_role("group", name="details of fetch").get_by_text(
         "A rather long"
     ).wait_for()

@@ -909,7 +909,7 @@ export async function execute(kernel, asked, onState) {
       if (header.msg_type === "error") problem = `${content.ename}: ${content.evalue}`;
       const data = content.data || {};
       if (data[REPLY]) reply = data[REPLY];
-      if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE]);
+      if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE], data);
     };
     const { content } = await future.done;
     // What was sent before a cell ended with an error, as one that is stopped does, is dropped.
@@ -938,6 +938,19 @@ async function stop(kernel, asked) {
   if (!kernel.supportsSubshells) return interrupted();
   const late = new Promise((resolve) => setTimeout(() => resolve(null), STOP_MS));
   return (await Promise.race([executeBeside(kernel, asked).catch(() => null), late])) || interrupted();
+}
+
+/** Put a run's new record in the place of its old ones in a notebook: a fresh kernel, which did not
+ *  run that cell, cannot. `cells` are of @jupyterlab/notebook's model. */
+function renew(cells, record) {
+  const { thread, run, journal } = record[MEDIA_TYPE];
+  for (const { outputs } of cells) {
+    for (let place = 0; outputs && place < outputs.length; place++) {
+      const old = outputs.get(place).data[MEDIA_TYPE];
+      if (!old || old.thread !== thread || old.run !== run || old.journal !== journal) continue;
+      outputs.set(place, { output_type: "display_data", data: record, metadata: {} });
+    }
+  }
 }
 
 /** What `mount` needs, for the kernel that `current` returns at each moment. */
@@ -1027,7 +1040,12 @@ function initialize({ model }) {
 function render({ model, el }) {
   const feed = feeds.get(model) || newest || new Feed(model);
   const current = () => (model.widget_manager && model.widget_manager.kernel) || null;
-  const actions = kernelActions(current, (state) => feed.take(state), (asked) => feed.ask(asked));
+  const heard = (state, record) => {
+    feed.take(state);
+    const cells = model.widget_manager?.context?.model?.cells;
+    if (cells && !works(state)) renew(cells, record);
+  };
+  const actions = kernelActions(current, heard, (asked) => feed.ask(asked));
   const view = mount(el, feed.state, actions);
   feed.views.add(view);
   return () => {
