@@ -43,6 +43,8 @@ BLOCK_BYTES = 16_384  # DuckDB's smallest: a small journal stays a small file
 _WAIT_SECONDS = 30.0
 # What USE does, in a tenth of the time: the first USE of a process takes 2 ms.
 _USE_JOURNAL, _USE_MEMORY = "SET schema = 'journal.main'", "SET schema = 'memory.main'"
+_INTERRUPTED = "Query interrupted"
+"""What DuckDB says in the place of what a signal's handler raised in the middle of a statement."""
 _FEW = 16
 """Up to how many numbers are written into a statement: it is planned in half the time."""
 
@@ -84,6 +86,7 @@ class Archive:
     def lingering(self) -> Iterator[None]:
         """Let several bursts in the block share one opening; nothing is opened until the first."""
         with self.bursting:
+            _answer_signals()
             self._lingering += 1
             whole = False
             try:
@@ -161,6 +164,8 @@ class Archive:
         try:
             yield
         except Exception as error:
+            if type(error) is RuntimeError and str(error) == _INTERRUPTED:
+                raise KeyboardInterrupt from error
             found = damage.of(error, self._queue.home) if damage.is_duckdb(error) else None
             if found is None:
                 raise
@@ -409,6 +414,14 @@ def _row(record: Record) -> tuple[Any, ...]:
         record.size,
         record.payload,
     )
+
+
+def _answer_signals() -> None:
+    """Have a signal that came while this thread waited for a lock raise here, in any call.
+
+    Python would answer it behind the `yield` of the context manager: its generator is not resumed
+    then and keeps the lock, for as long as somebody holds on to the traceback.
+    """
 
 
 def _literals(seqs: Sequence[int]) -> str:
