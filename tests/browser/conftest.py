@@ -30,7 +30,7 @@ def _needed() -> list[tuple[bool, str]]:
     ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Give a browser; `make browser` refuses to run without one."""
     if missing := [how for there, how in _needed() if not there]:
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Give a JupyterLab."""
     started = Server(tmp_path_factory.mktemp("lab"))
