@@ -21,7 +21,6 @@ from damage import harm, oracle, specimens
 from notebook_agents import faults
 from notebook_agents.errors import JournalBusyError, JournalDamagedError
 from notebook_agents.faults import Fault
-from notebook_agents.journal import mark
 from notebook_agents.journal import keycopy, locks, mark, unsynced
 from notebook_agents.journal.backup import backup, restore
 from notebook_agents.journal.check import check
@@ -446,8 +445,6 @@ def test_an_untouched_journal_is_whole_and_not_repaired(copy, shelf):
 def test_the_commands_say_what_is_wrong_and_what_came_back(copy, cli):
     """check: exit code 6 and the command; a dry run changes nothing; repair: what is lost."""
     home = copy("killed")
-    there = mark.read(home)
-    assert there is not None
     harm.Harm("queue.sqlite", "missing").do(home)
     harm.Harm("journal.1.duckdb", "cut", 9000).do(home)
     files = {path.name: path.read_bytes() for path in home.iterdir()}
@@ -458,11 +455,11 @@ def test_the_commands_say_what_is_wrong_and_what_came_back(copy, cli):
     assert cli("list", "--journal", str(home)).code == 6
     dry = cli("journal", "repair", "--dry-run", str(home))
     assert dry.code == 1
-    assert f"lost: {there.committed} records" in dry.out
+    assert "lost: 25 records" in dry.out  # those that DuckDB had taken in
     assert {path.name: path.read_bytes() for path in home.iterdir()} == files
     done = cli("journal", "repair", "--json", str(home))
     said = json.loads(done.out)
-    assert [one["record"] for one in said["lost"]] == [*range(1, there.committed + 1)]
+    assert [one["record"] for one in said["lost"]] == [*range(1, 26)]
     assert said["aside"]
     assert cli("journal", "check", str(home)).code == 0
     assert cli("list", "--journal", str(home)).code == 0
