@@ -15,6 +15,7 @@ import pytest
 
 import notebook_agents as na
 from notebook_agents.resources import resource
+from notebook_agents.ui.widget import PARTS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "notebook_agents"
@@ -125,7 +126,7 @@ def test_wheel_has_every_module_and_nothing_else(names):
 
 def test_wheel_has_the_timelines_component(names):
     """A notebook finds the component's files in an installed wheel."""
-    for name in ("timeline.js", "timeline.css"):
+    for name in ("timeline.css", *(f"{part}.js" for part in PARTS)):
         assert f"notebook_agents/ui/static/{name}" in names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,15 @@ def static(name: str) -> str:
     return files("notebook_agents.ui").joinpath("static", name).read_text("utf-8")
 
 
+PARTS = ("looks", "tree", "forms", "kernel", "timeline", "widget")
+
+
+def component() -> str:
+    """Return the component as the one module that a widget has: its parts, one behind the other."""
+    text = "\n".join(static(f"{part}.js") for part in PARTS)
+    return re.sub(r"^import .*\n|^export (?!default )", "", text, flags=re.MULTILINE)
+
+
 class TimelineWidget(anywidget.AnyWidget):
     """A run's timeline.
 
@@ -33,7 +43,7 @@ class TimelineWidget(anywidget.AnyWidget):
             reply.
     """
 
-    _esm = static("timeline.js")
+    _esm = component()
     _css = static("timeline.css")
     state = traitlets.Dict().tag(sync=True)
 

@@ -11,162 +11,18 @@
  * Everything that users, models and tools said is set as text, never as markup.
  */
 
-const MEDIA_TYPE = "application/vnd.notebook-agents.timeline.v1+json";
-const REPLY = "application/vnd.notebook-agents.reply.v1+json";
+import { LOOKS, badge, button, count, duration, money, node, works } from "./looks.js";
+import { facts, question, review } from "./forms.js";
+import { Tree } from "./tree.js";
+
 const ROW = 28; // pixels of a row, as timeline.css says
 const AROUND = 12; // rows that are drawn above and below what is seen
 const FILTER_FROM = 50;
-const TRIES = 3;
 const UNDECIDED = "Nobody knows whether the step in doubt happened: find out at the other side, and say it below.";
-const STOP_MS = 3000; // after this a kernel that does not answer is interrupted
-
-const LOOKS = {
-  running: ["▸", "running", "live"],
-  returned: ["✓", "returned", "good"],
-  failed: ["✗", "failed", "bad"],
-  suspended: ["‖", "waiting", "doubt"],
-  uncertain: ["?", "in doubt", "doubt"],
-  late: ["~", "late", "doubt"],
-  pending: ["○", "pending", "live"],
-  succeeded: ["✓", "succeeded", "good"],
-  cancelled: ["–", "cancelled", "doubt"],
-  waiting: ["‖", "waiting for you", "doubt"],
-  in_doubt: ["?", "in doubt", "doubt"],
-  orphaned: ["!", "stopped", "doubt"],
-  lost: ["!", "its kernel is gone", "doubt"],
-};
 
 /** What a user opened, folded and typed, by run: a display that is drawn anew has it again. */
 const kept = new Map();
 let mounted = 0;
-
-// -- small helpers ---------------------------------------------------------------------------------
-
-function node(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined && text !== null) made.textContent = text;
-  return made;
-}
-
-function button(text, title, onClick) {
-  const made = node("button", "nat-button", text);
-  made.type = "button";
-  if (title) made.title = title;
-  made.addEventListener("click", onClick);
-  return made;
-}
-
-function count(number, word) {
-  return `${number.toLocaleString()} ${word}${number === 1 ? "" : "s"}`;
-}
-
-function duration(seconds) {
-  if (seconds < 0.9995) return `${Math.round(Math.max(seconds, 0) * 1000)} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  const two = (value) => String(Math.floor(value)).padStart(2, "0");
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${two((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
-}
-
-function money(dollars) {
-  if (dollars >= 0.01 || dollars === 0) return `$${dollars.toFixed(2)}`;
-  return `$${Number(dollars.toPrecision(2))}`;
-}
-
-function clock(moment) {
-  const at = new Date(moment);
-  return Number.isNaN(at.getTime()) ? "" : at.toLocaleTimeString();
-}
-
-function badge(look, className) {
-  const [glyph, word, tone] = LOOKS[look] || ["·", look, "live"];
-  const made = node("span", `${className} nat-${tone}`);
-  const sign = node("span", "nat-glyph", glyph);
-  sign.setAttribute("aria-hidden", "true");
-  made.append(sign, node("span", "", word));
-  return made;
-}
-
-function works(state) {
-  return state.status === "running" || state.status === "pending";
-}
-
-// -- what is shown: the steps, and which of them in which order --------------------------------------
-
-class Tree {
-  constructor() {
-    this.steps = new Map();
-    this.children = new Map();
-  }
-
-  take(steps, whole) {
-    if (whole) {
-      this.steps.clear();
-      this.children.clear();
-    }
-    for (const step of steps) {
-      const before = this.steps.get(step.id);
-      this.steps.set(step.id, before && step.result === null ? { ...step, result: before.result } : step);
-      if (before) continue;
-      const siblings = this.children.get(step.parent) || [];
-      siblings.push(step.id);
-      this.children.set(step.parent, siblings);
-    }
-  }
-
-  below(id) {
-    return this.children.get(id) || [];
-  }
-
-  roots() {
-    const found = [];
-    for (const [parent, ids] of this.children) {
-      if (parent === null || !this.steps.has(parent)) found.push(ids);
-    }
-    if (found.length === 1) return found[0];
-    const order = new Map([...this.steps.keys()].map((id, place) => [id, place]));
-    return found.flat().sort((one, two) => order.get(one) - order.get(two));
-  }
-
-  /** The rows: {id, depth, position, size} of each step that is not folded or filtered away. */
-  rows(folded, words) {
-    const wanted = words.length ? this.matching(words) : null;
-    const rows = [];
-    const level = (ids) => (wanted ? ids.filter((id) => wanted.has(id)) : ids);
-    const stack = [{ ids: level(this.roots()), next: 0, depth: 1 }];
-    while (stack.length) {
-      const top = stack[stack.length - 1];
-      if (top.next >= top.ids.length) {
-        stack.pop();
-        continue;
-      }
-      const id = top.ids[top.next++];
-      const inner = level(this.below(id));
-      rows.push({ id, depth: top.depth, position: top.next, size: top.ids.length, inner: inner.length });
-      if (inner.length && (wanted || !folded.has(id))) stack.push({ ids: inner, next: 0, depth: top.depth + 1 });
-    }
-    return rows;
-  }
-
-  matching(words) {
-    const found = new Set();
-    for (const step of this.steps.values()) {
-      const look = LOOKS[step.state] ? LOOKS[step.state][1] : step.state;
-      const text = [step.name, look, step.replayed ? "replayed" : "", step.args || "", step.id];
-      for (const attempt of step.attempts) text.push(attempt.error || "");
-      const all = text.join(" ").toLowerCase();
-      if (!words.every((word) => all.includes(word))) continue;
-      for (let one = step; one && !found.has(one.id); one = this.steps.get(one.parent)) found.add(one.id);
-    }
-    return found;
-  }
-}
-
-// -- the component -----------------------------------------------------------------------------------
 
 export function mount(el, state, actions) {
   const view = new Timeline(el, actions);
@@ -450,131 +306,17 @@ class Timeline {
     const keys = asked.map((one) => one.id).join();
     if (keys === this.formKeys) return;
     this.formKeys = keys;
-    this.forms.replaceChildren(...asked.map((one) => (one.kind === "review" ? this.review(one) : this.question(one))));
+    this.forms.replaceChildren(...asked.map((one) => (one.kind === "review" ? review(one, this.answers(one)) : question(one, this.answers(one)))));
   }
 
-  form(title) {
-    const made = node("fieldset", "nat-form");
-    made.append(node("legend", "", title));
-    made.setAttribute("data-lm-suppress-shortcuts", "true");
-    return made;
-  }
-
-  question(asked) {
-    const form = this.form(`${asked.node} asks`);
-    const text = asked.text !== null ? asked.text
-      : typeof asked.value === "string" ? asked.value : JSON.stringify(asked.value, null, 2);
-    form.append(node("pre", "nat-asked", text));
-    const field = this.area("Your answer", "");
-    const json = node("input");
-    json.type = "checkbox";
-    const label = node("label", "nat-check");
-    label.append(json, node("span", "", " the answer is JSON (true, 3, {\"a\": 1}), not text"));
-    const send = button("Answer", "Go on with this answer", () => {
-      const answer = json.checked ? this.parsed(field) : { value: field.input.value };
-      if (answer) this.answer(form, asked.id, answer.value);
-    });
-    form.append(field.label, label, send);
-    return form;
-  }
-
-  area(title, value) {
-    const label = node("label", "nat-field", title);
-    const input = node("textarea");
-    input.value = value;
-    input.rows = Math.min(12, value.split("\n").length + 1);
-    input.spellcheck = false;
-    const wrong = node("span", "nat-wrong");
-    wrong.setAttribute("role", "alert");
-    label.append(input, wrong);
-    return { label, input, wrong };
-  }
-
-  parsed(field) {
-    try {
-      field.wrong.textContent = "";
-      field.input.removeAttribute("aria-invalid");
-      return { value: JSON.parse(field.input.value) };
-    } catch (error) {
-      field.wrong.textContent = `this is no JSON: ${error.message}`;
-      field.input.setAttribute("aria-invalid", "true");
-      field.input.focus();
-      return null;
-    }
-  }
-
-  review(asked) {
-    const single = asked.value.type === "tool_approval";
-    const requests = single ? [asked.value] : asked.value.action_requests;
-    const form = this.form(`${asked.node} asks before ${requests.length === 1 ? "it calls a tool" : "it calls tools"}`);
-    const send = button("Send", "Send these decisions", () => {
-      const decisions = parts.map((part) => part.decision());
-      if (decisions.every(Boolean)) this.answer(form, asked.id, single ? decisions[0] : { decisions });
-    });
-    const parts = requests.map((one, place) => {
-      const configs = asked.value.review_configs || [];
-      const config = configs.find((other) => other.action_name === one.name) || configs[place] || {};
-      const chosen = (choice) => {
-        send.disabled = !parts.every((part) => part.choice());
-        send.hidden = parts.length === 1 && choice === "approve";
-        if (choice === "approve" && parts.length === 1) send.click();
-      };
-      return this.decision(one, config.allowed_decisions || ["approve", "edit", "reject"], chosen);
-    });
-    send.disabled = true;
-    send.hidden = parts.length === 1; // Approve sends by itself
-    form.append(...parts.map((part) => part.element), send);
-    return form;
-  }
-
-  /** One tool call to decide on. */
-  decision(asked, allowed, chosen) {
-    const element = node("div", "nat-decision");
-    element.setAttribute("role", "group");
-    element.setAttribute("aria-label", `call of ${asked.name}`);
-    element.append(node("code", "nat-tool", asked.name));
-    if (asked.description) element.append(node("p", "nat-soft nat-wrap", asked.description));
-    const args = this.area("Arguments, as JSON", JSON.stringify(asked.args ?? {}, null, 2));
-    args.input.readOnly = true;
-    const reason = this.area("Reason (the model reads it)", "");
-    reason.label.hidden = true;
-    const bar = node("div", "nat-buttons");
-    let choice = null;
-    const choose = (what) => {
-      choice = what;
-      args.input.readOnly = what !== "edit";
-      reason.label.hidden = what !== "reject" && what !== "respond";
-      for (const one of bar.children) one.setAttribute("aria-pressed", String(one.dataset.what === what));
-      if (what === "edit") args.input.focus();
-      else if (!reason.label.hidden) reason.input.focus();
-      chosen(what);
+  answers(asked) {
+    return async (form, value) => {
+      form.disabled = true;
+      const reply = await this.ask({ action: "answer", answers: { [asked.id]: value } }, "answered, going on");
+      form.disabled = false;
+      if (reply.ok) return;
+      this.said.scrollIntoView({ block: "nearest" });
     };
-    const names = { approve: "Approve", edit: "Edit", reject: "Reject", respond: "Respond" };
-    for (const what of allowed.filter((one) => names[one])) {
-      const one = button(names[what], "", () => choose(what));
-      one.dataset.what = what;
-      one.setAttribute("aria-pressed", "false");
-      bar.append(one);
-    }
-    element.append(args.label, bar, reason.label);
-    const decision = () => {
-      if (choice === "approve") return { type: "approve" };
-      if (choice === "edit") {
-        const edited = this.parsed(args);
-        return edited && { type: "edit", edited_action: { name: asked.name, args: edited.value } };
-      }
-      const message = reason.input.value;
-      return choice === "respond" || message ? { type: choice, message } : { type: choice };
-    };
-    return { element, choice: () => choice, decision };
-  }
-
-  async answer(form, id, value) {
-    form.disabled = true;
-    const reply = await this.ask({ action: "answer", answers: { [id]: value } }, "answered, going on");
-    form.disabled = false;
-    if (reply.ok) return;
-    this.said.scrollIntoView({ block: "nearest" });
   }
 
   // -- the tree --------------------------------------------------------------------------------------
@@ -767,29 +509,8 @@ class Timeline {
   }
 
   fillDetails(box, step) {
-    const parts = [];
-    const fact = (title, text, className) => {
-      const line = node("div", "nat-fact");
-      line.append(node("span", "nat-soft", title), node("pre", className || "", text));
-      parts.push(line);
-    };
-    if (step.args !== null && step.args !== undefined) fact("arguments", step.args);
-    if (step.result !== null && step.result !== undefined) fact("result", step.result);
-    for (const attempt of step.attempts) {
-      if (attempt.error) fact(step.attempts.length > 1 ? `error ${attempt.number}` : "error", attempt.error, "nat-error");
-    }
-    if (step.attempts.length > 1) fact("attempts", step.attempts.map((one) => this.attempt(one)).join("\n"));
-    for (const one of step.decisions) fact("said", `${one.said.replaceAll("_", " ")} (attempt ${one.attempt}), ${one.user} on ${one.host}, ${clock(one.at)}`);
-    const cost = step.cost === null || step.cost === undefined ? "" : ` · ${money(step.cost)}`;
-    fact("step", `${step.id} · started ${clock(step.started)}${cost}`);
-    if (step.undecided) parts.push(this.resolving(step));
-    box.replaceChildren(...parts);
-  }
-
-  attempt(one) {
-    const took = one.seconds === null ? "" : `, ${duration(one.seconds)}`;
-    const look = LOOKS[one.outcome] || ["", one.outcome];
-    return `${one.number}: ${one.why || look[1]} (${clock(one.started)}${took})`;
+    const said = (happened, result) => this.ask({ action: "resolve", step: step.id, happened, result }, "noting it");
+    box.replaceChildren(...facts(step, said));
   }
 
   async askDetail(step) {
@@ -801,28 +522,6 @@ class Timeline {
     const made = this.details.get(step.id);
     if (made) this.fillDetails(made, this.tree.steps.get(step.id));
     this.paint();
-  }
-
-  /** Ask whether a step in doubt happened. */
-  resolving(step) {
-    const form = this.form("Did it happen? Look at the other side, then say it");
-    form.append(node("p", "nat-soft", `Every attempt went out with the key ${step.key}`));
-    const result = this.area("What it returned, as JSON", "null");
-    const say = async (happened, value) => {
-      form.disabled = true;
-      await this.ask({ action: "resolve", step: step.id, happened, result: value }, "noting it");
-      form.disabled = false;
-    };
-    const bar = node("div", "nat-buttons");
-    bar.append(
-      button("It happened", "Its result is what you say; it is not run again", () => {
-        const value = this.parsed(result);
-        if (value) say(true, value.value);
-      }),
-      button("It did not", "It is run again when the run goes on", () => say(false, null)),
-    );
-    form.append(result.label, bar);
-    return form;
   }
 
   // -- keys ------------------------------------------------------------------------------------------
@@ -894,164 +593,3 @@ function lowerBound(tops, value) {
   }
   return low;
 }
-
-// -- reaching a Jupyter kernel -----------------------------------------------------------------------
-
-/** Execute a request in a kernel, of @jupyterlab/services; return the reply. */
-export async function execute(kernel, asked, onState) {
-  const said = JSON.stringify(JSON.stringify(asked));
-  const code = `__import__("notebook_agents.ui.actions", fromlist=["request"]).request(${said})`;
-  let reply = null;
-  let problem = "the kernel gave no answer: try again when it is idle";
-  for (let tries = 0; tries < TRIES; tries++) {
-    const future = kernel.requestExecute({ code, silent: false, store_history: false, stop_on_error: false, allow_stdin: false });
-    future.onIOPub = ({ header, content }) => {
-      if (header.msg_type === "error") problem = `${content.ename}: ${content.evalue}`;
-      const data = content.data || {};
-      if (data[REPLY]) reply = data[REPLY];
-      if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE], data);
-    };
-    const { content } = await future.done;
-    // What was sent before a cell ended with an error, as one that is stopped does, is dropped.
-    if (content.status !== "aborted") break;
-  }
-  return reply || { ok: false, said: problem };
-}
-
-/** Execute a request beside what the kernel is busy with. */
-async function executeBeside(kernel, asked) {
-  const created = await kernel.requestCreateSubshell({}).done;
-  const beside = kernel.clone();
-  beside.subshellId = created.content.subshell_id;
-  try {
-    return await execute(beside, asked);
-  } finally {
-    beside.dispose(); // and its subshell with it
-  }
-}
-
-async function stop(kernel, asked) {
-  const interrupted = async () => {
-    await kernel.interrupt();
-    return { ok: true, said: "the kernel was interrupted: what returned is kept" };
-  };
-  if (!kernel.supportsSubshells) return interrupted();
-  const late = new Promise((resolve) => setTimeout(() => resolve(null), STOP_MS));
-  return (await Promise.race([executeBeside(kernel, asked).catch(() => null), late])) || interrupted();
-}
-
-/** Put a run's new record in the place of its old ones in a notebook: a fresh kernel, which did not
- *  run that cell, cannot. `cells` are of @jupyterlab/notebook's model. */
-function renew(cells, record) {
-  const { thread, run, journal } = record[MEDIA_TYPE];
-  for (const { outputs } of cells) {
-    for (let place = 0; outputs && place < outputs.length; place++) {
-      const old = outputs.get(place).data[MEDIA_TYPE];
-      if (!old || old.thread !== thread || old.run !== run || old.journal !== journal) continue;
-      outputs.set(place, { output_type: "display_data", data: record, metadata: {} });
-    }
-  }
-}
-
-/** What `mount` needs, for the kernel that `current` returns at each moment. */
-export function kernelActions(current, onState, otherwise) {
-  return {
-    request(asked) {
-      const kernel = current();
-      if (!kernel) return otherwise ? otherwise(asked) : Promise.reject(new Error("there is no kernel"));
-      if (asked.action === "stop") return stop(kernel, asked);
-      const busy = kernel.status === "busy" && kernel.supportsSubshells;
-      if (asked.action === "detail" && busy) return executeBeside(kernel, asked);
-      return execute(kernel, asked, onState);
-    },
-    watch(tell) {
-      const kernel = current();
-      if (!kernel || !kernel.statusChanged) return () => {};
-      let gone = false;
-      const changed = (_, status) => {
-        if (["restarting", "autorestarting", "dead", "terminating"].includes(status)) {
-          gone = true;
-          tell("lost");
-        } else if (status === "idle" && gone) {
-          gone = false;
-          tell("ready");
-        }
-      };
-      kernel.statusChanged.connect(changed);
-      return () => kernel.statusChanged.disconnect(changed);
-    },
-  };
-}
-
-// -- anywidget ---------------------------------------------------------------------------------------
-
-/** What one model's kernel has sent so far: a view that is made later begins with all of it. */
-class Feed {
-  constructor(model) {
-    this.model = model;
-    this.steps = new Map();
-    this.views = new Set();
-    this.waiting = new Map();
-    this.number = 0;
-    this.take(model.get("state"));
-    model.on("change:state", () => this.take(model.get("state")));
-    model.on("msg:custom", (message) => this.hear(message));
-    if (works(this.head)) model.send({ kind: "hello" });
-  }
-
-  hear(message) {
-    if (message.kind === "delta") this.take(message.delta);
-    else if (message.kind === "state") this.take(message.state);
-    else if (message.kind === "reply" && this.waiting.has(message.number)) {
-      this.waiting.get(message.number)(message.reply);
-      this.waiting.delete(message.number);
-    }
-  }
-
-  take(news) {
-    const other = !this.head || this.head.thread !== news.thread || this.head.run !== news.run;
-    if (other || (news.cut === 0 && news.steps.length >= this.steps.size)) this.steps.clear();
-    this.head = { ...(other ? {} : this.head), ...news, steps: null };
-    for (const step of news.steps) this.steps.set(step.id, step);
-    for (const view of this.views) view.update(news);
-  }
-
-  get state() {
-    return { ...this.head, steps: [...this.steps.values()] };
-  }
-
-  /** Ask over the comm, which a kernel answers only between two cells. */
-  ask(asked) {
-    return new Promise((resolve) => {
-      this.waiting.set(++this.number, resolve);
-      this.model.send({ kind: "request", number: this.number, request: asked });
-    });
-  }
-}
-
-const feeds = new WeakMap();
-let newest = null; // of this module: each model has a module of its own
-
-function initialize({ model }) {
-  newest = new Feed(model);
-  feeds.set(model, newest);
-}
-
-function render({ model, el }) {
-  const feed = feeds.get(model) || newest || new Feed(model);
-  const current = () => (model.widget_manager && model.widget_manager.kernel) || null;
-  const heard = (state, record) => {
-    feed.take(state);
-    const cells = model.widget_manager?.context?.model?.cells;
-    if (cells && !works(state)) renew(cells, record);
-  };
-  const actions = kernelActions(current, heard, (asked) => feed.ask(asked));
-  const view = mount(el, feed.state, actions);
-  feed.views.add(view);
-  return () => {
-    feed.views.delete(view);
-    view.destroy();
-  };
-}
-
-export default { initialize, render };

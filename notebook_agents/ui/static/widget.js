@@ -1,0 +1,76 @@
+/* The timeline as the view of an anywidget. */
+
+import { kernelActions } from "./kernel.js";
+import { works } from "./looks.js";
+import { mount } from "./timeline.js";
+
+/** What one model's kernel has sent so far: a view that is made later begins with all of it. */
+class Feed {
+  constructor(model) {
+    this.model = model;
+    this.steps = new Map();
+    this.views = new Set();
+    this.waiting = new Map();
+    this.number = 0;
+    this.take(model.get("state"));
+    model.on("change:state", () => this.take(model.get("state")));
+    model.on("msg:custom", (message) => this.hear(message));
+    if (works(this.head)) model.send({ kind: "hello" });
+  }
+
+  hear(message) {
+    if (message.kind === "delta") this.take(message.delta);
+    else if (message.kind === "state") this.take(message.state);
+    else if (message.kind === "reply" && this.waiting.has(message.number)) {
+      this.waiting.get(message.number)(message.reply);
+      this.waiting.delete(message.number);
+    }
+  }
+
+  take(news) {
+    const other = !this.head || this.head.thread !== news.thread || this.head.run !== news.run;
+    if (other || (news.cut === 0 && news.steps.length >= this.steps.size)) this.steps.clear();
+    this.head = { ...(other ? {} : this.head), ...news, steps: null };
+    for (const step of news.steps) this.steps.set(step.id, step);
+    for (const view of this.views) view.update(news);
+  }
+
+  get state() {
+    return { ...this.head, steps: [...this.steps.values()] };
+  }
+
+  /** Ask over the comm, which a kernel answers only between two cells. */
+  ask(asked) {
+    return new Promise((resolve) => {
+      this.waiting.set(++this.number, resolve);
+      this.model.send({ kind: "request", number: this.number, request: asked });
+    });
+  }
+}
+
+const feeds = new WeakMap();
+let newest = null; // of this module: each model has a module of its own
+
+function initialize({ model }) {
+  newest = new Feed(model);
+  feeds.set(model, newest);
+}
+
+function render({ model, el }) {
+  const feed = feeds.get(model) || newest || new Feed(model);
+  const current = () => (model.widget_manager && model.widget_manager.kernel) || null;
+  const heard = (state, record) => {
+    feed.take(state);
+    const cells = model.widget_manager?.context?.model?.cells;
+    if (cells && !works(state)) renew(cells, record);
+  };
+  const actions = kernelActions(current, heard, (asked) => feed.ask(asked));
+  const view = mount(el, feed.state, actions);
+  feed.views.add(view);
+  return () => {
+    feed.views.delete(view);
+    view.destroy();
+  };
+}
+
+export default { initialize, render };
