@@ -320,6 +320,7 @@ class Execution:
         late = self.timeout and loop.call_later(self.timeout, self.stop, "timeout")
         failure: NotebookError | None = None
         self.busy = False
+        client.clear_display_id_mapping(cell.index)  # its outputs are taken out, too
         try:
             await client.async_execute_cell(cell.node, cell.index, execution_count=cell.number)
         except exceptions.DeadKernelError:
