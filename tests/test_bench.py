@@ -74,6 +74,15 @@ def test_the_page_has_every_row_with_every_system(run: Path) -> None:
     assert all(peer["title"] in text for peer in peers.values())
 
 
+def test_the_pages_in_docs_are_whole() -> None:
+    """The pages that were committed have all their parts, and both plots lie beside them."""
+    text = (page.DOCS / "benchmarks.md").read_text()
+
+    assert all(f"## {part}" in text for part in ("Systems beside each other", "Bars", "By hand"))
+    assert all((page.DOCS / f"{plot}.svg").exists() for plot in ("overhead", "files"))
+    assert "The limit." in (page.DOCS / "profile.md").read_text()
+
+
 @pytest.mark.parametrize("load", [0.1, 3.7])
 def test_figures_of_a_busy_machine_are_called_placeholders(run: Path, load: float) -> None:
     """Whoever reads figures that were taken beside other work is told so."""
