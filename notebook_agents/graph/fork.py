@@ -74,15 +74,7 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     journal.thread(thread)
     head = journal.head(thread)
     assert head is not None
-    if head.agent == NOTEBOOK:
-        raise UnknownThreadError(
-            f"thread {thread!r} is a notebook and no conversation: fork a thread of an agent"
-        )
-    if head.agent is None:
-        raise UnknownThreadError(
-            f"thread {thread!r} was written by a plain LangGraph graph and has no steps: fork it "
-            "there, by update_state on an older checkpoint"
-        )
+    agent = _agent_of(head)
     name = name or _name(thread)
     records = journal.select(thread=thread, kinds=_COPIED)
     pruned = journal.select(thread=thread, kinds=[Kind.DELETION])
@@ -95,7 +87,7 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     there = {record.seq for record in kept}
     kept += [record for record in pruned if not there.isdisjoint(record.refs)]
     drafts = copy_records(journal, kept, name)
-    claim = Claim(agent=head.agent, run=run, session=session, notebook=here().notebook, fresh=True)
+    claim = Claim(agent=agent, run=run, session=session, notebook=here().notebook, fresh=True)
     drafts[0].claim = claim
     last = Draft(kind=Kind.DECISION, thread=name, scope=head.scope, run=run, name=FORK)
     last.parent = thread
@@ -117,6 +109,19 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
         if claim.token:
             journal.release(name, claim.token)
     return name
+
+
+def _agent_of(head: Head) -> str:
+    if head.agent == NOTEBOOK:
+        raise UnknownThreadError(
+            f"thread {head.thread!r} is a notebook and no conversation: fork a thread of an agent"
+        )
+    if head.agent is None:
+        raise UnknownThreadError(
+            f"thread {head.thread!r} was written by a plain LangGraph graph and has no steps: fork "
+            "it there, by update_state on an older checkpoint"
+        )
+    return head.agent
 
 
 def pending(thread: str, scope: str, run: int, session: int, token: int | None = None) -> Draft:
