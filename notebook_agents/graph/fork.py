@@ -121,7 +121,7 @@ def _agent_of(head: Head) -> str:
             f"thread {head.thread!r} was written by a plain LangGraph graph and has no steps: fork "
             "it there, by update_state on an older checkpoint"
         )
-    return head.agent
+    return str(head.agent)
 
 
 def pending(thread: str, scope: str, run: int, session: int, token: int | None = None) -> Draft:
