@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OURS = "application/vnd.notebook-agents."
-_TIMELINE = re.compile(r"^[\w.-]+ · thread \S+ · run \d+ · ")
+_TIMELINE = re.compile(r"^[\w.-]+ · thread \S+ · run \d+ · |^\S \w+ · ")
+_VARIES = "varies"
+"""The tag of a cell that shows something else after a kill: times, attempts."""
 _VARYING = (
     (
         re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?( ?UTC|Z|[+-]\d\d:?\d\d)?"),
@@ -32,7 +34,8 @@ def shown(path: Path, folder: Path) -> list[str]:
     """Return what each code cell of a saved notebook shows, as text to compare.
 
     The timeline of a run says how often it was resumed, so of that only that it is there counts;
-    what is written to stderr, such as the names of threads, does not count.
+    what is written to stderr, such as the names of threads, does not count, nor what cells show
+    that are tagged so.
 
     Args:
         path: The notebook.
@@ -49,7 +52,7 @@ def shown(path: Path, folder: Path) -> list[str]:
 
 def _outputs(cell: Any) -> Iterator[Any]:
     said = ""
-    for output in cell.outputs:
+    for output in () if _VARIES in cell.metadata.get("tags", ()) else cell.outputs:
         if output.output_type == "stream":
             said += output.text if output.name == "stdout" else ""
             continue
