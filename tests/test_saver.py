@@ -535,7 +535,7 @@ def test_a_list_reads_many_checkpoints_at_once(journal: na.Journal, ingest: bool
     assert len(found) == 200
     assert all(each.pending_writes for each in found[1:100:3])
     assert many <= 4 * few
-    assert many < 70  # a level of branches is one read more for each fifty
+    assert many < 60
     filtered = reads(journal, lambda: [*saver.list(T, filter={"source": "loop"})])
     assert filtered < 80
 
