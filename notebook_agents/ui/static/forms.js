@@ -1,6 +1,6 @@
 /* What a person fills in or reads in detail: answers, decisions, an opened row. */
 
-import { LOOKS, button, clock, duration, money, node } from "./looks.js";
+import { LOOKS, button, clock, duration, money, node, tries } from "./looks.js";
 
 function formOf(title) {
   const made = node("fieldset", "nat-form");
@@ -155,8 +155,8 @@ export function facts(step, said) {
   for (const attempt of step.attempts) {
     if (attempt.error) fact(step.attempts.length > 1 ? `error ${attempt.number}` : "error", attempt.error, "nat-error");
   }
-  if (step.attempts.length > 1) fact("attempts", step.attempts.map((one) => attempt(one)).join("\n"));
-  for (const one of step.decisions) fact("said", `${one.said.replaceAll("_", " ")} (attempt ${one.attempt}), ${one.user} on ${one.host}, ${clock(one.at)}`);
+  if (step.attempts.length > 1) fact(tries(step).number > 1 ? "attempts" : "course", step.attempts.map(attempt).join("\n"));
+  for (const one of step.decisions) fact("said", `${one.said.replaceAll("_", " ")}${tries(step).number > 1 ? ` (attempt ${one.attempt})` : ""}, ${one.user} on ${one.host}, ${clock(one.at)}`);
   const cost = step.cost === null || step.cost === undefined ? "" : ` · ${money(step.cost)}`;
   fact("step", `${step.id} · started ${clock(step.started)}${cost}`);
   if (step.undecided) parts.push(resolving(step, said));

@@ -11,7 +11,7 @@
  * Everything that users, models and tools said is set as text, never as markup.
  */
 
-import { LOOKS, badge, button, count, duration, money, node, works } from "./looks.js";
+import { LOOKS, badge, button, count, duration, money, node, tries, works } from "./looks.js";
 import { facts, question, review } from "./forms.js";
 import { Tree } from "./tree.js";
 
@@ -118,10 +118,10 @@ class Timeline {
     if (other) this.remember(news);
     this.tree.take(news.steps, whole);
     this.undecided = false;
-    this.wide = { again: false, tokens: false, replayed: false };
+    this.wide = { again: 0, tokens: false, replayed: false };
     for (const step of this.tree.steps.values()) {
       this.undecided = this.undecided || step.undecided;
-      this.wide.again = this.wide.again || step.attempts.length > 1;
+      this.wide.again = Math.max(this.wide.again, tries(step).said.length);
       this.wide.tokens = this.wide.tokens || Boolean(step.tokens);
       this.wide.replayed = this.wide.replayed || step.replayed;
       if (step.undecided && !this.memory.asked.has(step.id)) {
@@ -328,7 +328,7 @@ class Timeline {
     this.filter.hidden = !many && !words.length;
     const atEnd = this.scroller.scrollTop + this.scroller.clientHeight >= this.scroller.scrollHeight - ROW;
     this.lines = this.tree.rows(this.memory.folded, words);
-    for (const [name, width] of Object.entries({ again: "6em", tokens: "8em", replayed: "5em" })) {
+    for (const [name, width] of Object.entries({ again: `${6 * this.wide.again}em`, tokens: "8em", replayed: "5em" })) {
       this.canvas.style.setProperty(`--nat-${name}`, this.wide[name] ? width : "0");
     }
     this.canvas.setAttribute("aria-label", `steps of ${this.state.agent}, thread ${this.state.thread}`);
@@ -444,7 +444,7 @@ class Timeline {
       this.fold(line.id, !folded);
     });
     name.append(twist, node("span", "nat-label", step.name));
-    const again = step.attempts.length > 1 ? `${step.attempts.length} attempts` : "";
+    const again = tries(step).said.join(", ");
     const hint = step.undecided ? "decide below" : open ? "" : step.args || "";
     row.append(
       badge(state, "nat-state"), name, node("span", "nat-hint", hint), node("span", "nat-again", again),
@@ -477,7 +477,7 @@ class Timeline {
   spoken(step, state) {
     const said = [step.name, (LOOKS[state] || ["", state])[1]];
     if (step.replayed) said.push("replayed");
-    if (step.attempts.length > 1) said.push(`${step.attempts.length} attempts`);
+    said.push(...tries(step).said);
     if (step.seconds !== null) said.push(duration(step.seconds));
     if (step.tokens) said.push(count(step.tokens, "token"));
     if (step.undecided) said.push("has to be decided");
