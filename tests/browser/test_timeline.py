@@ -90,6 +90,7 @@ def test_a_question_is_answered_under_the_cell(lab: Callable[..., Lab]) -> None:
     form.get_by_label("Your answer").fill("Tromsø")
     form.get_by_role("button", name="Answer").click()
     desk.status("succeeded").wait_for()
+    desk.step("ask", "returned, answered").wait_for()  # and no "2 attempts"
     desk.shot("2-answered")
     assert desk.effects() == ["book Tromsø"]
 
