@@ -108,7 +108,10 @@ class WrappedKeys:
         if self._ring is None:
             self._ring = load_ring(create=other is None)
             if self._ring.created_at is not None:
-                say(f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy")
+                say(
+                    f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy, "
+                    "without it nothing that is kept here can be read"
+                )
         if wrapped is None:
             if not create:
                 how = "was lost" if scope in self._queue.keyless() else "was deleted"
