@@ -73,7 +73,7 @@ _STATUSES: Mapping[RunStatus, _Look] = {
     RunStatus.CANCELLED: _Look(glyph="–", word="cancelled", tone="doubt"),
     RunStatus.WAITING: _Look(glyph="‖", word="waiting", tone="doubt"),
     RunStatus.IN_DOUBT: _Look(glyph="?", word="in doubt", tone="doubt"),
-    RunStatus.ORPHANED: _Look(glyph="!", word="orphaned", tone="doubt"),
+    RunStatus.ORPHANED: _Look(glyph="!", word="stopped", tone="doubt"),
 }
 
 
