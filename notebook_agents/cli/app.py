@@ -290,7 +290,7 @@ def list_threads(*, unfinished: bool, journal: str | None, as_json: bool) -> Non
 @journal_option
 @json_option
 def show(*, thread: str | None, number: int | None, journal: str | None, as_json: bool) -> None:
-    """Show a run's timeline; without THREAD, of what was at work last.
+    """Show a run's timeline; without THREAD, the newest one's.
 
     Its steps with their attempts, what was replayed, what was in doubt and why a step ran again.
 
