@@ -105,6 +105,7 @@ def test_langchains_approve_edit_and_reject_do_what_they_say(lab: Callable[..., 
     assert shown.get_attribute("readonly") is not None
     assert _offered(call) == ["Approve", "Edit", "Reject", "Respond"]
     approving.shot("1-asked")
+    assert approving.timeline.get_by_text("Args:").count() == 0  # they stand there once
     assert approving.effects() == []
     approving.button("Approve").click()
     approving.status("succeeded").wait_for()
@@ -131,7 +132,7 @@ def test_langchains_approve_edit_and_reject_do_what_they_say(lab: Callable[..., 
 
 
 def test_two_calls_are_decided_in_their_order_and_as_allowed(lab: Callable[..., Lab]) -> None:
-    """Each call has its own decision, of those that are allowed, and none is sent before all are."""
+    """Each call has its own decision, of those that are allowed, sent only together."""
     (desk,) = _opened(lab, f"office('office', MAIL, DELETE, interrupt_on={BOTH})")
     mail, delete = _call(desk, "send_email"), _call(desk, "delete_file")
     assert _offered(mail) == ["Edit", "Reject"]

@@ -373,6 +373,11 @@ def test_ten_thousand_steps_are_walked_by_keyboard(lab: Callable[..., Lab]) -> N
                     return box.top <= middle && box.bottom >= middle;
                 });
                 if (!covered) throw new Error(`nothing is drawn at ${top}`);
+                for (const row of rows) {  // a row's element is used again: it says what it is now
+                    const number = Number(row.querySelector('.nat-label').textContent.slice(5));
+                    const place = number === 1 ? 0 : number - 10;  // step 1 is folded
+                    if (row.parentNode.offsetTop !== 28 * place) throw new Error(row.textContent);
+                }
                 most = Math.max(most, rows.length);
             }
             return most;
