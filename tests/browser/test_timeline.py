@@ -220,9 +220,12 @@ def test_a_reload_in_mid_run_shows_the_run_again(lab: Callable[..., Lab]) -> Non
     tab.open(busy=True)
     desk.output.get_by_text("na.resume(").wait_for()
     assert "Loading widget" not in desk.output.inner_text()
+    old = desk.output.get_by_text("As it stood at")  # it says that it is a record
+    assert old.is_visible()
     desk.shot("1-running")
     desk.go()
     desk.status("succeeded").wait_for()
+    assert not old.is_visible()
     desk.shot("2-succeeded")
     tab.save()
     tab.open()
