@@ -72,10 +72,7 @@ def _as_of(view: RunView) -> str:
     if view.status is not RunStatus.RUNNING:
         return ""
     now = clock.from_us(clock.now_us()).astimezone()
-    return (
-        f"<p>As it stood at {now:%H:%M:%S %Z} on {now:%Y-%m-%d}: a record, renewed when its cell "
-        "ends.</p>"
-    )
+    return f"<p>As it stood at {now:%H:%M:%S %Z} on {now:%Y-%m-%d}: a record, no live view.</p>"
 
 
 def _hint(view: RunView) -> str:
