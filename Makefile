@@ -2,7 +2,7 @@
 # make test    everything that CI runs
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
-# make crash-notebooks   kernels and runners of the notebooks killed: make crash-notebooks N=50 SEED=1
+# make crash-notebooks   kernels and runners of the notebooks killed: make crash-notebooks N=50 SEED=1 JOBS=2
 # make browser stories of people at a notebook, in a real JupyterLab and Chromium; pictures in bench-out/screens
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
@@ -36,8 +36,9 @@ crash: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.crash $(N) --seed $(SEED)
 
 crash-notebooks: N = 50
+crash-notebooks: JOBS = 2
 crash-notebooks: $(VENV)/.ready-dev
-	$(BIN)/python -m tests.crash_notebooks $(N) --seed $(SEED)
+	$(BIN)/python -m tests.crash_notebooks $(N) --seed $(SEED) --jobs $(JOBS)
 
 damage: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.damage $(N) --seed $(SEED) --bursts

@@ -330,13 +330,13 @@ def test_a_long_run_holds_no_earlier_checkpoints(journal: na.Journal) -> None:
     def turn(state: Turns) -> dict[str, Any]:
         n = state.get("n", 0)
         if n == 59:
-            left.append(len(checkpoint_drafts()) - len(earlier))
+            left.append(len(checkpoint_drafts()))
         return {"n": n + 1, "a": [str(n // 2) * 300], "b": [str((n + 1) // 2) * 300]}
 
     graph = StateGraph(Turns).add_node("turn", turn).add_edge(START, "turn")
     graph.add_conditional_edges("turn", lambda state: "turn" if state["n"] < 60 else END)
     na.Agent(graph, "turns", journal).run({"n": 0}, config={"recursion_limit": 100})
-    assert left[0] < 10, left
+    assert left[0] - len(earlier) < 10  # which the node does not know: it would be kept with it
 
 
 def test_a_value_that_comes_back_is_read_where_it_was_stored_first(journal: na.Journal) -> None:

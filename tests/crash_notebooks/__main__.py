@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
-from itertools import count
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import count, islice
 from pathlib import Path
 from random import SystemRandom
+from shutil import rmtree
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .trial import Reference, Tally, run_trial, undisturbed
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from crash_notebooks.trial import Reference, Tally, run_trial, undisturbed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-_ELSEWHERE = "02_chat_with_tools.ipynb"
-"""Asks a model; `tests/test_notebooks.py` kills it beside a server of its own."""
 
 
 @click.command()
@@ -30,51 +36,77 @@ _ELSEWHERE = "02_chat_with_tools.ipynb"
     default=NOTEBOOKS,
     help="A folder of notebooks, or one of them.",
 )
-def main(kills: int, seed: int | None, only: str | None, notebooks: Path) -> None:
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trials beside each other.")
+def main(kills: int, seed: int | None, only: str | None, notebooks: Path, jobs: int) -> None:
     """Kill the kernels and runners of notebooks until KILLS processes have died of SIGKILL."""
     console = Console()
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     console.print(f"seed {seed}: --seed {seed} replays this run, with --only NAME one trial of it")
-    found = sorted(notebooks.glob("*.ipynb")) if notebooks.is_dir() else [notebooks]
-    paths = [path for path in found if path.name != _ELSEWHERE]
+    paths = sorted(notebooks.glob("*.ipynb")) if notebooks.is_dir() else [notebooks]
     with TemporaryDirectory(prefix="crash-notebooks-") as folder:
-        tallies = _run(console, paths, Path(folder), seed, kills, only)
-    _print(console, tallies)
-    sys.exit(1 if any(tally.violations for tally in tallies.values()) else 0)
+        campaign = Campaign(console, Path(folder), seed, {path.stem: path for path in paths})
+        campaign.run(kills, jobs, only)
+    _print(console, campaign.tallies)
+    sys.exit(1 if any(tally.violations for tally in campaign.tallies.values()) else 0)
 
 
-def _run(
-    console: Console, paths: list[Path], folder: Path, seed: int, kills: int, only: str | None
-) -> dict[str, Tally]:
-    tallies = {path.stem: Tally() for path in paths}
-    references: dict[str, Reference] = {}
-    columns = (TextColumn("{task.description:44}"), BarColumn(20), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=kills)
-        for path in paths:
-            progress.update(task, description=f"{path.stem}, undisturbed")
-            try:
-                references[path.stem] = undisturbed(path, folder / path.stem / "undisturbed")
-            except RuntimeError as error:
-                tallies[path.stem].violations.append(str(error))
-                progress.console.print(f"VIOLATED {error}", markup=False, soft_wrap=True)
+class Campaign:
+    """Trials of several notebooks, one of each in turn."""
+
+    def __init__(self, console: Console, folder: Path, seed: int, paths: dict[str, Path]) -> None:
+        self.tallies = {name: Tally() for name in paths}
+        self._folder, self._seed, self._paths = folder, seed, paths
+        self._references: dict[str, Reference] = {}
+        columns = (TextColumn("{task.description:44}"), BarColumn(20), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
+        self._task = self._progress.add_task("")
+
+    def run(self, kills: int, jobs: int, only: str | None) -> None:
+        """Go on until so many processes have died, or with the one trial of that name."""
+        with self._progress, ThreadPoolExecutor(jobs) as pool:
+            self._progress.update(self._task, total=kills)
+            for name, path in self._paths.items():
+                self._undisturbed(name, path)
+            names = iter([only]) if only else self._names()
+            under_way = {pool.submit(self._trial, name) for name in islice(names, jobs)}
+            while under_way:
+                ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for trial in ended:
+                    self._add(trial)
+                if sum(tally.kills for tally in self.tallies.values()) < kills:
+                    under_way |= {
+                        pool.submit(self._trial, name) for name in islice(names, len(ended))
+                    }
+
+    def _names(self) -> Iterator[str]:
         for number in count():
-            for path in (path for path in paths if path.stem in references):
-                name = f"{path.stem}/{number}"
-                if only is not None and name != only:
-                    continue
-                progress.update(task, description=name)
-                found = run_trial(name, path, folder / name, seed, references[path.stem])
-                tallies[path.stem].add(found)
-                for violation in found.violations:
-                    progress.console.print(f"VIOLATED {violation}", markup=False, soft_wrap=True)
-                done = sum(tally.kills for tally in tallies.values())
-                progress.update(task, completed=min(done, kills))
-                if done >= kills or only is not None:
-                    return tallies
-            if not references:
-                return tallies
-    return tallies
+            if not self._references:
+                return
+            yield from (f"{name}/{number}" for name in self._references)
+
+    def _undisturbed(self, name: str, path: Path) -> None:
+        self._progress.update(self._task, description=f"{name}, undisturbed")
+        try:
+            self._references[name] = undisturbed(path, self._folder / name / "undisturbed")
+        except RuntimeError as error:
+            self.tallies[name].violations.append(str(error))
+            self._progress.console.print(f"VIOLATED {error}", markup=False, soft_wrap=True)
+
+    def _trial(self, name: str) -> tuple[str, Tally]:
+        notebook = name.partition("/")[0]
+        reference, folder = self._references[notebook], self._folder / name
+        found = run_trial(name, self._paths[notebook], folder, self._seed, reference)
+        if not found.violations:
+            rmtree(folder)
+        return name, found
+
+    def _add(self, trial: Future[tuple[str, Tally]]) -> None:
+        name, found = trial.result()
+        self.tallies[name.partition("/")[0]].add(found)
+        for violation in found.violations:
+            self._progress.console.print(f"VIOLATED {violation}", markup=False, soft_wrap=True)
+        done = sum(tally.kills for tally in self.tallies.values())
+        self._progress.update(self._task, completed=done, description=name)
 
 
 def _print(console: Console, tallies: dict[str, Tally]) -> None:
@@ -93,6 +125,8 @@ def _print(console: Console, tallies: dict[str, Tally]) -> None:
         ("cells skipped by the last run", [one.skipped for one in every]),
         ("effects", [one.effects for one in every]),
         ("of those repeated, in doubt, under one key", [one.repeated for one in every]),
+        ("replies asked for", [one.asked for one in every]),
+        ("of those again, in doubt", [one.asked_again for one in every]),
         ("promises broken in any way", [len(one.violations) for one in every]),
     ):
         table.add_row(name, *(f"{value:,}" for value in values))

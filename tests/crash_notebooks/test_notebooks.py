@@ -74,7 +74,10 @@ def test_a_promise_that_is_broken_is_seen(
     """An output that differs, an effect too many, and a notebook that fails."""
     notebook, undisturbed = reference
     other = Reference(
-        seconds=0.0, shown=[*undisturbed.shown[:3], "something else"], keys=undisturbed.keys + 1
+        seconds=0.0,
+        shown=[*undisturbed.shown[:3], "something else"],
+        keys=undisturbed.keys + 1,
+        asked=1,
     )
     folder = tmp_path / "seen"
     folder.mkdir()
@@ -82,8 +85,9 @@ def test_a_promise_that_is_broken_is_seen(
 
     found = run_trial("seen", notebook, folder, 1, other).violations
 
-    assert ["code cell 4 shows" in one for one in found] == [True, False]
-    assert "the effect na-nobody's happened 1 times, in 0 attempts" in found[1]
+    assert ["code cell 4 shows" in one for one in found] == [True, False, False]
+    assert "0 replies were asked for, and 1 undisturbed" in found[1]
+    assert "the effect na-nobody's happened 1 times, in 0 attempts" in found[2]
     written(notebook, "1 / 0")
     (failed,) = run_trial("failed", notebook, tmp_path / "failed", 1, other).violations
     assert "ZeroDivisionError" in failed
