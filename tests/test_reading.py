@@ -403,3 +403,29 @@ def test_what_a_query_leaves_in_duckdb_is_gone_behind_it(home: Path) -> None:
         journal.sql("CREATE TEMP TABLE records AS SELECT * FROM journal.records LIMIT 0")
         assert journal.select(thread="t") == whole
         assert journal.sql("SELECT count(*) FROM records") == [(len(whole),)]
+
+
+@pytest.mark.parametrize("ingest", [False, True])
+def test_the_newest_checkpoint_comes_with_its_payload(
+    journal: na.Journal, monkeypatch: pytest.MonkeyPatch, ingest: bool
+) -> None:
+    """It is not looked up once more by its number, in either engine."""
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    for number in range(2):  # the newest record of all stays in the queue
+        kept = {**empty_checkpoint(), "channel_values": {"n": 1}}
+        config["configurable"]["thread_id"] = f"t{number}"
+        na.JournalSaver(journal).put(config, kept, {}, {})
+    if ingest:
+        journal.ingest()
+    asked: list[int] = []
+    parts = journal.parts
+
+    def spied(seqs: Any) -> Any:
+        asked.extend(seqs)
+        return parts(seqs)
+
+    monkeypatch.setattr(journal, "parts", spied)
+    found = na.JournalSaver(journal).get_tuple({"configurable": {"thread_id": "t0"}})
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"n": 1}
+    assert asked == []
