@@ -1,4 +1,4 @@
-"""What the verifier of receipts accepts and refuses: a real process that imports nothing of ours."""
+"""What the verifier of receipts accepts and refuses, as a process that imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -165,7 +165,10 @@ TAMPERED = {
         "does not fit",
     ),
     "it is of another thread": (
-        lambda lines: [_with(lines[0], of=json.loads(lines[0])["of"] | {"thread": "u"}), *lines[1:]],
+        lambda lines: [
+            _with(lines[0], of=json.loads(lines[0])["of"] | {"thread": "u"}),
+            *lines[1:],
+        ],
         "entry 1 does not follow",
     ),
     "the footer is removed": (lambda lines: lines[:-1], "its end is missing"),
@@ -320,7 +323,9 @@ def test_signing_key_is_private_and_stays(tmp_path):
 def test_processes_that_make_the_key_at_once_have_one(tmp_path, forked):
     """Whoever is slower takes the other's."""
     for _ in range(3):
-        assert forked(lambda: (tmp_path / f"{os.getpid()}.id").write_text(load_signing_key().id)) == 0
+        assert (
+            forked(lambda: (tmp_path / f"{os.getpid()}.id").write_text(load_signing_key().id)) == 0
+        )
     assert len({path.read_text() for path in tmp_path.glob("*.id")}) == 1
 
 

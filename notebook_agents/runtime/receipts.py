@@ -172,6 +172,7 @@ class _Story:
         self._upto = upto
         self._digests = Digests(journal)
         self._open: dict[tuple[str, int], Entry] = {}
+        self._spaces: dict[str, str | None] = {}  # the namespaces of steps that have not ended
         self._agent: str | None = None
 
     def entries(self) -> Iterator[Entry]:
@@ -215,10 +216,12 @@ class _Story:
         if record.kind is Kind.STEP_INTENDED:
             kept = ("run", "step", "name", "key", "attempt")
             self._open[place] = {name: entry[name] for name in kept}
+            self._spaces[place[0]] = record.ns
         elif record.kind is Kind.STEP_FAILED and record.ref == Proof.NONE:
             yield from self._doubts(found, [place], "its error proves nothing")
         elif record.kind in (Kind.STEP_RETURNED, Kind.STEP_FAILED, Kind.STEP_SUSPENDED):
             self._open.pop(place, None)
+            self._spaces.pop(place[0], None)
 
     def _doubts(self, found: Witnessed, places: list[tuple[str, int]], why: str) -> Iterator[Entry]:
         """Yield a doubt of each of these attempts that has not ended, once."""
@@ -245,14 +248,24 @@ class _Story:
             return entry | self._decision(found)
         entry |= _about(found)
         if record.kind is Kind.STEP_INTENDED:
-            what = "cell" if self._agent == NOTEBOOK else "call" if plain else "node"
-            given = hashlib.sha256(plain).hexdigest() if what == "call" else None
+            what = "cell" if self._agent == NOTEBOOK else self._sort(found)
+            given = hashlib.sha256(plain).hexdigest() if plain and what == "call" else None
             entry |= {"what": what, "parent": record.parent, "ns": record.ns, "arguments": given}
         elif record.kind in (Kind.STEP_RETURNED, Kind.STEP_LATE):
             entry["result"] = self._digests.of(found)
         elif record.kind is Kind.STEP_FAILED:
             entry |= {"error": hashlib.sha256(plain).hexdigest(), "proves": record.ref}
         return entry
+
+    def _sort(self, found: Witnessed) -> str:
+        """Return whether a step is a durable call, or a node (a conditional edge counts as one).
+
+        Not every call says what it was given. A node has a namespace of its own; a call has that
+        of the node that it is made in.
+        """
+        record = found.record
+        around = self._spaces.get(record.parent or "", "elsewhere")
+        return "call" if found.plain or around == record.ns else "node"
 
     def _decision(self, found: Witnessed) -> Entry:
         record = found.record
