@@ -154,7 +154,7 @@ def _paragraph(header: Any, n: int, keys: Any, copied: Any, *, every: bool) -> s
     text += f" thread {header['status']}."
     text += f" Effects of durable calls: {_effects(keys, 'call')}; of nodes outside of calls: "
     text += f"{_effects(keys, 'node')}; of notebook cells: {_effects(keys, 'cell')}."
-    once = [key for key in keys if [*key.attempts.values()] == [{"end": "result"}]]
+    once = {key for key in keys if [*key.attempts.values()] == [{"end": "result"}]}
     text += f" {len(once)} of {len(keys)} keys were begun once and returned."
     text += "".join(f" {key}." for key in keys if every or key not in once)
     for thread in filter(None, copied):
