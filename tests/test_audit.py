@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import RetryPolicy, interrupt
-from support.checks import State, chain, says
+from support.checks import State, add, chain, says
 from support.checks import told as ended_with
 from support.forks import nested, step_of
+from support.notebooks import SETUP, written
 from support.receipts import holds, receipt, refused, rows, told
 from support.running import Ledger, named, run
 
@@ -399,6 +400,29 @@ def test_doubt_that_a_fork_took_over(home, ledger, dies, paying):
     assert "it was forked as ['new']" in holds(receipt(home))
 
 
+def test_state_that_was_changed_by_hand(home, journal):
+    """It is told where it stands in the order."""
+    agent = na.Agent(chain(add), "runs", journal)
+    agent.run({"n": 1}, thread="t")
+    agent.thread("t").update_state({"n": 5})
+    (decision,) = told(receipt(home), "decision")
+    assert decision["said"] == "update"
+    assert "key" not in decision
+    holds(home.parent / "r.jsonl")
+
+
+def test_notebook(home, tmp_path):
+    """A notebook's cells are its steps; a cell that was cut off is one that may have run twice."""
+    path = written(tmp_path / "a.ipynb", SETUP, "note('cell')\ndie()", "1 + 1")
+    na.run_notebook(path, out=tmp_path / "out.ipynb", journal=home)
+    with na.Journal.open(home) as journal:
+        (info,) = journal.threads()
+    said = holds(receipt(home, info.thread), "--twice")
+    assert "of notebook cells: cell 1 1, cell 2 1 to 2, cell 3 1" in said
+    assert "1 to 2 times: cell 2 (cell na-" in said
+    assert (tmp_path / "ledger").read_text().count("cell") == 2
+
+
 def test_one_run_of_several(home, journal):
     """All runs, or one; a run that is not there is refused."""
     agent = na.Agent(chain(lambda state: {"items": [1]}), "runs", journal)
@@ -478,6 +502,21 @@ def test_thread_that_is_driven(home, held):
     assert "node 0 to 1" in said
     assert held.let_go() == 0
     assert "node 1;" in holds(receipt(home), "--extends", str(now))
+
+
+def test_what_comes_meanwhile_is_not_told(home, journal):
+    """A receipt goes up to the record that was the newest when it was begun."""
+    agent = na.Agent(chain(lambda state: {"items": [1]}), "runs", journal)
+    agent.run({"n": 1}, thread="t")
+    path = receipt(home, to="before.jsonl")
+    newest = journal.newest()
+    lines = Receipt(journal, "t", load_signing_key()).lines()
+    begun = [next(lines)]
+    agent.run({"n": 2}, thread="t", new=True)
+    path.write_bytes(b"".join([*begun, *lines]))
+    assert rows(path)[0]["records"][1] == newest
+    assert max(one["seq"] for one in rows(path)[1:-1]) <= newest
+    holds(receipt(home), "--extends", str(path))
 
 
 def test_without_the_key_there_is_no_receipt(home, done, journal, cli, tmp_path, monkeypatch):

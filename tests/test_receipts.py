@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import ormsgpack
@@ -330,13 +332,28 @@ def test_signing_key_is_private_and_stays(tmp_path):
         load_signing_key(tmp_path / "nowhere.pem")
 
 
-def test_processes_that_make_the_key_at_once_have_one(tmp_path, forked):
+def test_processes_that_make_the_key_at_once_have_one(tmp_path):
     """Whoever is slower takes the other's."""
-    for _ in range(3):
-        assert (
-            forked(lambda: (tmp_path / f"{os.getpid()}.id").write_text(load_signing_key().id)) == 0
+    code = (
+        "import sys\nfrom notebook_agents.sealing.signing import load_signing_key\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\nprint(load_signing_key().id)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-    assert len({path.read_text() for path in tmp_path.glob("*.id")}) == 1
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    found = {process.communicate(timeout=60)[0] for process in processes}
+    assert found == {f"{load_signing_key().id}\n"}
+    assert len(list((tmp_path / "data" / "notebook_agents").iterdir())) == 1
 
 
 def test_nothing_secret_is_in_a_receipt(home):

@@ -272,7 +272,8 @@ class _Story:
         if record.step is None or record.name == _FORK:
             point = {"at_step": record.step} if record.name == _FORK else {}
             return {"said": record.name, "of": record.parent, **point}
-        user, host, tree = unpack(b"\0" + found.plain)
+        # `unpack` takes what is stored: a byte says that it is not compressed.
+        user, host, tree = unpack(b"\0" + found.plain) if found.plain else (None, None, None)
         said: Entry = {**_about(found), "said": record.name, "user": user, "host": host}
         if record.name == RECONCILED:
             said |= {"said": record.ref, "how": "reconcile"}
