@@ -459,6 +459,15 @@ def test_deleted_thread_is_named_as_gone(home, journal):
     says(caught.value, "'never'")
 
 
+def test_thread_without_steps_has_no_receipt(home, journal):
+    """What LangGraph ran alone left no intents: nothing could be told apart from nothing done."""
+    graph = chain(add).compile(checkpointer=na.JournalSaver(journal))
+    graph.invoke({"n": 1}, {"configurable": {"thread_id": "plain"}})
+    with pytest.raises(errors.UnknownThreadError) as caught:
+        receipt(home, "plain")
+    says(caught.value, "'plain'", "never run by an agent")
+
+
 def test_thread_that_is_deleted_meanwhile_has_no_receipt(home, journal):
     """What was written has no footer, and is refused."""
     agent = na.Agent(chain(lambda state: {"items": [1]}), "runs", journal)

@@ -86,7 +86,8 @@ class Receipt:
         What others record meanwhile is not in it, nor waited for.
 
         Raises:
-            UnknownThreadError: There is no such thread or run, or it was deleted meanwhile.
+            UnknownThreadError: There is no such thread or run, it has no steps because LangGraph
+                ran it alone, or it was deleted meanwhile.
             SealError: A record does not open; nothing behind it is told, and no footer comes.
             JournalDamagedError: A record is nowhere.
         """
@@ -136,6 +137,11 @@ class Receipt:
         }
 
     def _check_run(self) -> None:
+        if self.first and not self.journal.thread(self.thread).run:
+            raise UnknownThreadError(
+                f"thread {self.thread!r} was never run by an agent, so no step of it was recorded "
+                "and a receipt would say nothing of what it did: run its graph by `na.Agent`"
+            )
         if self.run is None:
             return
         starts = self.journal.select(
