@@ -333,25 +333,22 @@ def test_signing_key_is_private_and_stays(tmp_path):
 
 
 def test_processes_that_make_the_key_at_once_have_one(tmp_path):
-    """Whoever is slower takes the other's."""
+    """Each finds none and makes one; whoever is slower takes the other's."""
     code = (
-        "import sys\nfrom notebook_agents.sealing.signing import load_signing_key\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\nprint(load_signing_key().id)\n"
+        "import sys\nfrom notebook_agents.sealing import signing\nmake = signing._make\n"
+        "def late(path):\n    print('none', flush=True)\n    sys.stdin.readline()\n    make(path)\n"
+        "signing._make = late\nprint(signing.load_signing_key().id)\n"
     )
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for _ in range(4)
+        for _ in range(3)
     ]
     for process in processes:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    found = {process.communicate(timeout=60)[0] for process in processes}
+        assert process.stdout.readline() == "none\n"
+    found = {process.communicate("\n", timeout=60)[0] for process in processes}
     assert found == {f"{load_signing_key().id}\n"}
     assert len(list((tmp_path / "data" / "notebook_agents").iterdir())) == 1
 
