@@ -190,7 +190,8 @@ def main() -> int:
         return "".join(one if one.isprintable() else "?" for one in str(text))
 
     try:
-        before = given.extends and _verify(given.extends, given.key, lambda _: None)
+        earlier = given.extends
+        before = None if earlier is None else _verify(earlier, given.key, lambda _: None)
         header, n, _, right = _verify(given.receipt, given.key, note, before)
         text = _paragraph(header, n, list(keys.values()), copied, every=given.keys)
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:

@@ -283,6 +283,7 @@ def test_later_receipt_extends_an_earlier_one(home):
     lying = changed(second, lambda _: rewritten)
     holds(lying)
     assert "EARLIER tells another past" in refused(lying, "--extends", str(first))
+    refused(second, "--extends", "")
     spoilt = first.with_name("spoilt.jsonl")
     spoilt.write_bytes(b"".join(first.read_bytes().splitlines(keepends=True)[:-1]))
     assert "its end is missing" in refused(second, "--extends", str(spoilt))
