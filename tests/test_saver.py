@@ -524,7 +524,11 @@ def reads(journal: na.Journal, call: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("ingest", [False, True])
 def test_a_list_reads_many_checkpoints_at_once(journal: na.Journal, ingest: bool) -> None:
-    """A list of 200 checkpoints takes a few reads for each fifty of them, and not one for each."""
+    """A list of 200 checkpoints takes a few reads for each fifty of them, and not one for each.
+
+    58, or 3 or 6 more: where a list is cut, and so how deep its chunks refer to others, depends on
+    the thread's random key.
+    """
     saver = na.JournalSaver(journal)
     grown(saver, 70)
     if ingest:
@@ -535,7 +539,7 @@ def test_a_list_reads_many_checkpoints_at_once(journal: na.Journal, ingest: bool
     assert len(found) == 200
     assert all(each.pending_writes for each in found[1:100:3])
     assert many <= 4 * few
-    assert many < 60
+    assert many < 70
     filtered = reads(journal, lambda: [*saver.list(T, filter={"source": "loop"})])
     assert filtered < 80
 
