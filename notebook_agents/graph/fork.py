@@ -42,6 +42,7 @@ _STEPS = (
     Kind.STEP_LATE,
     Kind.ROUTED,
     Kind.USAGE,
+    Kind.SNAPSHOT,
 )
 _COPIED = (
     Kind.RUN_STARTED,
