@@ -5,6 +5,7 @@ Of a module that belongs to an installed package the name is enough.
 
 from __future__ import annotations
 
+import importlib.abc
 import importlib.util
 import linecache
 import sys
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from importlib.machinery import ModuleSpec
+    from typing import Any
 
 _LARGEST = 1_000_000
 """Bytes of a source above which it is nobody's cell."""
-_KEPT = "<kept source of {}>"
 
 
 def sources(names: Iterable[str]) -> dict[str, str]:
@@ -32,34 +34,58 @@ def sources(names: Iterable[str]) -> dict[str, str]:
         if name in found or module is None or (source := _source(module)) is None:
             continue
         found[name] = source
-        todo += name.rpartition(".")[:1]
+        todo.append(name.rpartition(".")[0])
         for held in list(vars(module).values()):
-            if isinstance(held, types.ModuleType):
-                todo.append(held.__name__)
-            else:
-                todo.append(str(getattr(held, "__module__", None) or ""))
+            is_module = isinstance(held, types.ModuleType)
+            todo.append(held.__name__ if is_module else str(getattr(held, "__module__", "")))
     return found
 
 
 def install(kept: dict[str, str]) -> list[str]:
-    """Make modules from their sources where there are none; return what is to be said of them."""
+    """Have sources found where there is no such module; return what is to be said of them."""
     news = []
-    for name in sorted(kept):  # a package comes before what is in it
+    for name in sorted(kept):
         here = _here(name)
         if here is None:
-            missing = _make(name, kept)
-            news.append(missing or f"module {name} is not here: it was made from the kept source")
+            _finder.sources[name] = kept[name]
+            news.append(f"module {name} is not here: its kept source is used")
         elif here != kept[name]:
             news.append(f"module {name} has changed since: the file of now is used")
+    if _finder.sources and _finder not in sys.meta_path:
+        sys.meta_path.append(_finder)  # behind all others: a file goes before
     return news
 
 
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports modules from their kept sources."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, str] = {}
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if name not in self.sources:
+            return None
+        is_package = any(other.startswith(f"{name}.") for other in self.sources)
+        return importlib.util.spec_from_loader(name, self, is_package=is_package)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        source, file = self.sources[module.__name__], f"<kept source of {module.__name__}>"
+        lines = source.splitlines(keepends=True)
+        linecache.cache[file] = (len(source), None, lines, file)  # for tracebacks
+        exec(compile(source, file, "exec"), vars(module))  # noqa: S102 - its seal was opened
+
+
+_finder = _Finder()
+
+
 def _source(module: types.ModuleType) -> str | None:
-    file = getattr(module, "__file__", None)
-    if module.__name__ == "__main__" or not str(file or "").endswith(".py"):
-        text = linecache.getlines(_KEPT.format(module.__name__)) if file is None else []
-        return "".join(text) or None  # made by `install`
-    path = Path(str(file)).resolve()
+    """Return the source of a module of the user's own, None of any other."""
+    if (kept := _finder.sources.get(module.__name__)) is not None:
+        return kept
+    file = str(getattr(module, "__file__", None) or "")
+    if module.__name__ == "__main__" or not file.endswith(".py"):
+        return None
+    path = Path(file).resolve()
     if not path.is_relative_to(Path.cwd().resolve()) or _is_installed(path):
         return None
     with suppress(OSError, UnicodeDecodeError):
@@ -75,10 +101,9 @@ def _is_installed(path: Path) -> bool:
 
 
 def _here(name: str) -> str | None:
-    """Return the source of a module that is loaded or can be imported; None where there is none."""
-    module = sys.modules.get(name)
-    if module is not None:
-        return _source(module) or ""
+    """Return the source of a module that is here; None where there is none."""
+    if name in _finder.sources:
+        return _finder.sources[name]
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -88,23 +113,3 @@ def _here(name: str) -> str | None:
     with suppress(OSError, UnicodeDecodeError):
         return Path(spec.origin).read_text(encoding="utf-8")
     return ""
-
-
-def _make(name: str, kept: dict[str, str]) -> str | None:
-    """Make a module; return why it could not be."""
-    module = types.ModuleType(name)
-    file = _KEPT.format(name)
-    lines = kept[name].splitlines(keepends=True)
-    linecache.cache[file] = (len(kept[name]), None, lines, file)  # for tracebacks
-    if any(other.startswith(f"{name}.") for other in kept):
-        module.__path__ = []
-    sys.modules[name] = module
-    outer, _, last = name.rpartition(".")
-    try:
-        exec(compile(kept[name], file, "exec"), vars(module))  # noqa: S102 - its seal was opened
-    except Exception as error:  # noqa: BLE001 - whatever a cell's module raises
-        del sys.modules[name]
-        return f"module {name} is not here, and its kept source does not run ({error!r})"
-    if outer in sys.modules:
-        setattr(sys.modules[outer], last, module)
-    return None

@@ -49,9 +49,14 @@ class Entry(NamedTuple):
     names: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[int, int]:
-        """What tells it from others, once its record is committed."""
-        return (self.record if isinstance(self.record, int) else self.record.seq, self.place)
+    def seq(self) -> int:
+        """The record's number; 0 until it is committed."""
+        return self.record if isinstance(self.record, int) else self.record.seq
+
+    def same(self, other: Entry) -> bool:
+        """Whether both are the same group of the same record."""
+        one = self.record is other.record or (self.seq == other.seq and self.seq > 0)
+        return one and self.place == other.place and self.names == other.names
 
 
 class Table:
@@ -177,7 +182,7 @@ def read(journal: Journal, entry: Entry) -> Loaded:
         SealError: A part of it does not open.
         JournalDamagedError: A part of it is missing.
     """
-    seq = entry.key[0]
+    seq = entry.seq
     refs, payload = journal.parts([seq])[seq]
     tree = unpack(payload)[1][entry.place]
     kept: Any = Decoder(PlainCodec(), journal.parts).decode(tree, refs)

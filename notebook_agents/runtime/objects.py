@@ -87,7 +87,7 @@ class Store:
         self._live: dict[str, Any] = {}
         self._gone: set[str] = set()
         self._failed: dict[str, str] = {}
-        self._digests: dict[tuple[str, ...], bytes] = {}
+        self._digests: dict[tuple[str, ...], tuple[bytes, Entry]] = {}
         self._touched: dict[str, set[str]] = {}
         self._inside: dict[str, list[tuple[str, Draft | int, Before]]] = {}
         self._pending: dict[str, list[int]] = {}
@@ -259,7 +259,7 @@ class Store:
                 return []
             self._forget_touched()
             found = self._drafts(None, self._all(), whole=True)
-            self._driver = None
+            self._driver = self._seen = None
             return found
 
     # -- reading ------------------------------------------------------------------------------
@@ -268,7 +268,9 @@ class Store:
         """See what other processes did, unless this one drives the thread."""
         if self.driven:
             return
-        self._driver = None
+        if self._driver is not None:  # it was put down without a word, or nobody could hear it
+            self._forget_touched()
+            self._driver = self._seen = None
         head = self.journal.head(self.thread)
         seen = None if head is None else (head.first_seq, head.last_seq)
         if seen != self._seen:
@@ -292,7 +294,7 @@ class Store:
             found.every = before.every
         for name, entry in before.entries.items():
             now = found.entries.get(name)
-            if now is None or now.key != entry.key:
+            if now is None or not now.same(entry):
                 self._live.pop(name, None)
         self._failed.clear()
         driver = self._driver
@@ -329,10 +331,6 @@ class Store:
             self._pending.setdefault(inner, []).insert(0, seq)
             for name, (entry, why) in before.items():
                 self._table.put(name, entry, why)
-            names = before.keys()
-            self._digests = {
-                group: digest for group, digest in self._digests.items() if names.isdisjoint(group)
-            }
 
     def _load(self, name: str) -> None:
         """Load an object and those that were kept together with it."""
@@ -351,7 +349,7 @@ class Store:
         except NotebookAgentsError as error:
             self._failed.update(dict.fromkeys(entry.names, str(error)))
             raise ObjectNotRestoredError(self.thread, name, str(error)) from error
-        self._digests[entry.names] = kept.digest
+        self._digests[entry.names] = (kept.digest, entry)
         for other, value in found.items():
             if self._table.entries.get(other) == entry and other not in self._live:
                 self._live[other] = value
@@ -429,7 +427,6 @@ class Store:
             self._live, self._gone = before
             self._seen = None
             self._table = Table()
-            self._digests.clear()
             raise
         head = self.journal.head(self.thread)
         self._seen = None if head is None else (head.first_seq, head.last_seq)
@@ -466,11 +463,12 @@ class Store:
             scope=scope,
             columns=columns,
         )
-        self._digests.update({group.names: group.digest for group in changed})
         if attempt is not None and attempt.step.parent is not None:
             self._take_inside(attempt.step, found[-1], meta, found[-1].refs)
         else:
             self._table.apply(meta, found[-1].refs, found[-1])
+        for group in changed:
+            self._digests[group.names] = (group.digest, self._table.entries[group.names[0]])
         self._gone.difference_update(gone)
         self._every_changed = False
         for name, why in () if outside else refused.items():
@@ -479,9 +477,11 @@ class Store:
 
     def _is_news(self, group: snapshot.Group) -> bool:
         """Whether a group is not what was recorded of it last."""
+        digest, before = self._digests.get(group.names, (b"", None))
+        if before is None or digest != group.digest:
+            return True
         entries = [self._table.entries.get(name) for name in group.names]
-        same = all(entry is not None and entry.names == group.names for entry in entries)
-        return not same or self._digests.get(group.names) != group.digest
+        return not all(entry is not None and entry.same(before) for entry in entries)
 
     def _columns(self, attempt: Attempt | None) -> dict[str, Any]:
         driver = self._driver

@@ -1,0 +1,505 @@
+"""The objects of a thread: what a step changed is kept with it, and comes back with it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import pytest
+from langgraph.types import Command, RetryPolicy, interrupt
+from support.checks import State, add, chain
+
+import notebook_agents as na
+from notebook_agents import faults
+from notebook_agents.errors import (
+    JournalWriteError,
+    NotDurableError,
+    ObjectNotRestoredError,
+    ThreadBusyError,
+    UnknownThreadError,
+    UsageError,
+    ValueNotKeptError,
+)
+from notebook_agents.faults import Fault
+from notebook_agents.graph.objects import Objects
+from notebook_agents.model import Kind
+from notebook_agents.pickling import reopen, versions
+from notebook_agents.runtime import objects as runtime_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def no_hooks() -> Iterator[None]:
+    """Have no hooks and nothing loaded at a test's start."""
+    runtime_objects._stores.clear()
+    yield
+    reopen._hooks.clear()
+
+
+@pytest.fixture
+def agent(journal: na.Journal) -> na.Agent:
+    """An agent whose only node adds to what is in the objects."""
+
+    def count(state: State) -> State:
+        objects = na.objects()
+        objects.setdefault("seen", []).append(state["n"])
+        return {"n": state["n"] + 1}
+
+    return na.Agent(chain(count), "counter", journal)
+
+
+def fresh(journal: na.Journal, thread: str = "t") -> Objects:
+    """Return a thread's objects as a process has them that has loaded none yet."""
+    runtime_objects._stores.clear()
+    return Objects(journal, thread)
+
+
+def snapshots(journal: na.Journal, thread: str = "t") -> int:
+    """Return how many snapshots a thread has."""
+    return len(journal.select(thread=thread, kinds=[Kind.SNAPSHOT]))
+
+
+def stored(journal: na.Journal) -> int:
+    """Return the bytes of all large chunks."""
+    sizes = [record.size for record in journal.select(kinds=[Kind.CHUNK])]
+    return sum(size for size in sizes if size > 100_000)
+
+
+def test_kept_with_the_thread(journal, agent):
+    """What a cell puts in is on disk at once, also before the first run; so is what nodes do."""
+    with pytest.raises(UnknownThreadError):
+        agent.thread("t")
+    objects = agent.thread("t", new=True).objects
+    objects["seen"] = [0]
+    objects["table"] = numpy.zeros(3)
+    assert fresh(journal)["seen"] == [0]
+    assert agent.run({"n": 1}, thread="t").value["n"] == 2
+    agent.run({"n": 5}, thread="t")
+    again = fresh(journal)
+    assert again["seen"] == [0, 1, 5]
+    again["table"][1] = 4  # what comes back can be changed
+    assert sorted(again) == ["seen", "table"]
+    assert len(again) == 2
+    assert "seen" in again
+    assert "none" not in again
+    assert "seen, table" in repr(again)
+    del again["seen"]
+    with pytest.raises(KeyError):
+        again["seen"]
+    assert list(fresh(journal)) == ["table"]
+
+
+def test_the_same_object_in_cells_and_nodes(journal, agent):
+    """A cell and a node of one process have one object; a change in place is kept with the run."""
+    objects = agent.thread("t", new=True).objects
+    mine = objects["seen"] = []
+    agent.run({"n": 1}, thread="t")
+    assert mine == [1]
+    assert objects["seen"] is mine
+    mine.append("by hand")
+    assert fresh(journal)["seen"] == [1]
+    objects = Objects(journal, "t")
+    objects["seen"].append("by hand")
+    objects.save()
+    assert fresh(journal)["seen"] == [1, "by hand"]
+
+
+def test_shared_references(journal, agent):
+    """What two objects share they share again; what they do not is stored apart."""
+    objects = agent.thread("t", new=True).objects
+    rows = [1, 2]
+    objects["rows"], objects["view"], objects["other"] = rows, {"rows": rows}, [3]
+    again = fresh(journal)
+    assert again["view"]["rows"] is again["rows"]
+    again["rows"].append(3)
+    again.save()
+    assert fresh(journal)["view"] == {"rows": [1, 2, 3]}
+
+
+def test_only_what_changed_is_stored(journal, agent):
+    """A step that changes nothing records nothing; one element of an array is one piece of it."""
+    objects = agent.thread("t", new=True).objects
+    objects["table"] = numpy.random.default_rng(1).random(5_000_000)
+    objects["small"] = list(range(10))
+    whole = stored(journal)
+    assert whole >= 40_000_000
+    before = snapshots(journal)
+    na.Agent(chain(add), "counter", journal).run({"n": 1}, thread="t")
+    assert (snapshots(journal), stored(journal)) == (before, whole)
+    objects["table"][4_999_999] = 7
+    objects.save()
+    assert stored(journal) - whole < 17_000_000
+    again = fresh(journal)
+    assert again["table"][4_999_999] == 7
+    assert again["small"] == list(range(10))
+
+
+def test_refused_where_it_is_put_in(journal, agent):
+    """Outside a run an object that cannot be kept is refused by name, and nothing changes."""
+    objects = agent.thread("t", new=True).objects
+    objects["db"] = 1
+    with pytest.raises(
+        ValueNotKeptError, match=r"object 'db' of thread 't' cannot be kept: it is a"
+    ):
+        objects["db"] = sqlite3.connect(":memory:")
+    assert objects["db"] == 1
+    with pytest.raises(TypeError):
+        objects[3] = 1
+
+
+def test_refused_inside_a_run(journal, caplog):
+    """There the step's result counts; the object is named, and is not what it was before."""
+
+    def connect(state: State) -> State:
+        objects = na.objects()
+        objects["db"], objects["good"] = sqlite3.connect(":memory:"), 2
+        return {"n": 1}
+
+    agent = na.Agent(chain(connect), "counter", journal)
+    agent.thread("t", new=True).objects["db"] = 1
+    assert agent.run({"n": 1}, thread="t").value["n"] == 1
+    assert "object 'db' of thread 't' is not kept: it is a database connection" in caplog.text
+    again = fresh(journal)
+    assert again["good"] == 2
+    with pytest.raises(ObjectNotRestoredError, match="it was not kept, because it is a database"):
+        again["db"]
+    report = again.restore()
+    assert report.restored == ("good",)
+    assert list(report.refused) == ["db"]
+    assert not report.complete
+    again["db"] = 3
+    assert fresh(journal).restore().complete
+
+
+def test_one_that_fails_does_not_stop_the_others(journal, agent, python, home):
+    """Its bytes stay: where what it needs is there it comes back, also after more snapshots."""
+    program = (
+        "import sys, types\nimport notebook_agents as na\n"
+        "sys.modules['shop'] = shop = types.ModuleType('shop')\n"
+        "exec('class Price: net = 3', vars(shop))\nshop.Price.__module__ = 'shop'\n"
+        f"with na.Journal.open({str(home)!r}) as journal:\n"
+        "    from notebook_agents.graph.objects import Objects\n"
+        "    objects = Objects(journal, 't')\n    {}\n"
+    )
+    put = "objects['<b>price'] = shop.Price(); objects['rows'] = [1]"
+    done = python(program.format(put))
+    assert done.code == 0, done.err
+    objects = fresh(journal)
+    assert objects["rows"] == [1]
+    with pytest.raises(ObjectNotRestoredError, match="No module named 'shop'") as caught:
+        objects["<b>price"]
+    assert (caught.value.thread, caught.value.name) == ("t", "<b>price")
+    report = objects.restore()
+    assert (report.restored, list(report.failed)) == (("rows",), ["<b>price"])
+    assert "1 restored, 1 failed" in str(report)
+    assert "failed <b>price: " in str(report)
+    assert "<b>" not in report.to_html()
+    assert "&lt;b&gt;price" in report._repr_html_()
+    assert json.loads(report.to_json())["failed"].keys() == {"<b>price"}
+    agent.run({"n": 1}, thread="t")
+    objects["rows"] = [2]
+    done = python(program.format("print(objects['<b>price'].net, objects['rows'])"))
+    assert done.out == "3 [2]\n", done.err
+
+
+def test_what_did_not_return_leaves_nothing(journal):
+    """A step that fails, retries or asks a person begins each time with what was before it."""
+    tries = []
+
+    def flaky(state: State) -> State:
+        objects = na.objects()
+        objects["log"].append("flaky")
+        tries.append(list(objects["log"]))
+        if len(tries) < 3:
+            raise ValueError("not yet")
+        return {"n": 1}
+
+    def ask(state: State) -> State:
+        objects = na.objects()
+        objects["log"].append("ask")
+        objects["answer"] = interrupt("how many?")
+        return {"n": 2}
+
+    graph = chain(flaky, ask)
+    graph.nodes["flaky"].retry_policy = RetryPolicy(
+        max_attempts=2, initial_interval=0.01, retry_on=ValueError
+    )
+    agent = na.Agent(graph, "counter", journal)
+    agent.thread("t", new=True).objects["log"] = []
+    with pytest.raises(ValueError, match="not yet"):
+        agent.run({"n": 1}, thread="t")
+    assert Objects(journal, "t")["log"] == []
+    assert agent.run({"n": 1}, thread="t").status == "waiting"
+    assert tries == [["flaky"]] * 3
+    assert Objects(journal, "t")["log"] == fresh(journal)["log"] == ["flaky"]
+    assert agent.run(Command(resume=4), thread="t").value["n"] == 2
+    for objects in (Objects(journal, "t"), fresh(journal)):
+        assert objects["log"] == ["flaky", "ask"]
+        assert objects["answer"] == 4
+
+
+def test_a_durable_call_that_is_not_made_again(journal):
+    """Its changes come back where it would be made, on top of what its node does again."""
+    calls = []
+
+    @na.step
+    def call(name: str) -> str:
+        calls.append(name)
+        na.objects()["log"].append(name)
+        return name
+
+    def node(state: State) -> State:
+        log = na.objects()["log"]
+        log.append("before")
+        call("call")
+        assert na.objects()["log"] == ["before", "call"]
+        if len(seen) < 2:
+            seen.append(1)
+            raise ValueError("not yet")
+        na.objects()["log"].append("after")
+        return {"n": 1}
+
+    seen: list[int] = []
+    agent = na.Agent(chain(node), "counter", journal)
+    agent.thread("t", new=True).objects["log"] = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not yet"):
+            agent.run({"n": 1}, thread="t")
+        assert Objects(journal, "t")["log"] == []
+    runtime_objects._stores.clear()
+    agent.run({"n": 1}, thread="t")
+    assert calls == ["call"]
+    assert fresh(journal)["log"] == ["before", "call", "after"]
+
+
+async def test_on_an_event_loop(journal):
+    """Async nodes and their calls reach the objects as well."""
+
+    @na.step
+    async def call() -> None:
+        na.objects()["log"].append("call")
+
+    async def node(state: State) -> State:
+        na.objects()["log"] = ["node"]
+        await call()
+        return {"n": 1}
+
+    agent = na.Agent(chain(node), "counter", journal)
+    await agent.arun({"n": 1}, thread="t")
+    assert fresh(journal)["log"] == ["node", "call"]
+
+
+def test_outside_a_run_there_are_none():
+    """`na.objects()` says what to call instead."""
+    with pytest.raises(NotDurableError, match=r'agent.thread\("…"\).objects'):
+        na.objects()
+
+
+def test_driven_elsewhere(held, journal):
+    """What somebody else drives is not changed from here, and can be read."""
+    objects = Objects(journal, "t")
+    with pytest.raises(ThreadBusyError):
+        objects["a"] = 1
+    assert list(objects) == []
+    assert held.let_go() == 0
+    objects["a"] = 1
+    assert fresh(journal)["a"] == 1
+
+
+def test_another_processes_changes_are_seen(journal, agent, python, home):
+    """What this process has loaded is read again where another one changed it."""
+    objects = agent.thread("t", new=True).objects
+    objects["mine"], objects["both"] = mine, _ = [1], [2]
+    done = python(
+        "import notebook_agents as na\nfrom notebook_agents.graph.objects import Objects\n"
+        f"with na.Journal.open({str(home)!r}) as journal: Objects(journal, 't')['both'] = [3]"
+    )
+    assert done.code == 0, done.err
+    assert objects["both"] == [3]
+    assert objects["mine"] is mine
+
+
+def test_how_often(journal, agent):
+    """Every step, every N, every so long, at the run's end: said once and kept with the objects."""
+
+    def counted(every: Any) -> int:
+        thread = f"thread {every}"
+        objects = agent.thread(thread, new=True).objects
+        objects["seen"] = []
+        objects.every = every
+        assert fresh(journal, thread).every == every
+        before = snapshots(journal, thread)
+        graph = chain(*[_noting(name) for name in "abcdef"])
+        na.Agent(graph, "counter", journal).run({"n": 0}, thread=thread)
+        assert fresh(journal, thread)["seen"] == list("abcdef")
+        return snapshots(journal, thread) - before
+
+    assert counted("step") == 6
+    assert counted(4) == 2
+    assert counted(timedelta(hours=1)) == 1
+    assert counted(timedelta(0)) == 6
+    assert counted("exit") == 1
+    for nonsense in ("often", 0, True, None):
+        with pytest.raises(UsageError, match="give 'step'"):
+            Objects(journal, "thread step").every = nonsense
+
+
+def _noting(name: str) -> Any:
+    def node(state: State) -> State:
+        na.objects()["seen"].append(name)
+        return {"n": 1}
+
+    node.__name__ = name
+    return node
+
+
+def test_a_fork_has_its_own(journal, home):
+    """A fork has the objects as they were at its point, and from there on its own."""
+    agent = na.Agent(chain(*[_noting(name) for name in "abc"]), "counter", journal)
+    agent.thread("t", new=True).objects["seen"] = []
+    run = agent.run({"n": 0}, thread="t")
+    second = next(step for step in run.steps if step.name == "b")
+    fork = agent.fork("t", at=second.id, name="f")
+    assert fork.objects["seen"] == ["a"]
+    fork.resume()
+    fork.objects["seen"].append("mine")
+    fork.objects.save()
+    whole = agent.fork("t", name="g")
+    assert (fresh(journal, "f")["seen"], fresh(journal)["seen"]) == (
+        ["a", "b", "c", "mine"],
+        ["a", "b", "c"],
+    )
+    na.delete("t", journal=journal)
+    journal.close()
+    runtime_objects._stores.clear()
+    with na.Journal.open(home) as again:
+        assert Objects(again, "f")["seen"] == ["a", "b", "c", "mine"]
+        assert Objects(again, whole.name)["seen"] == ["a", "b", "c"]
+        assert list(Objects(again, "t")) == []
+
+
+def test_pruned_compacted_and_backed_up(journal, agent, home, tmp_path: Path):
+    """A prune leaves them, a compaction and a backup take them along; a deletion ends them."""
+    from notebook_agents.journal.backup import backup
+    from notebook_agents.journal.compact import compact
+
+    objects = agent.thread("t", new=True).objects
+    objects["seen"], objects["secret"] = [], "xyzzy" * 100
+    for number in range(4):
+        agent.run({"n": number}, thread="t")
+    na.prune("t", keep_last=1, journal=journal)
+    compact(journal)
+    assert fresh(journal)["seen"] == [0, 1, 2, 3]
+    assert fresh(journal)["secret"] == "xyzzy" * 100
+    made = backup(home)
+    journal.close()
+    runtime_objects._stores.clear()
+    with na.Journal.open(made.path) as copy:
+        assert Objects(copy, "t")["seen"] == [0, 1, 2, 3]
+        na.delete("t", journal=copy)
+        assert list(Objects(copy, "t")) == []
+
+
+def test_reopened_by_name_and_by_type(journal, agent, tmp_path: Path):
+    """What cannot be kept is described, and opened again where it is asked for."""
+    path = str(tmp_path / "shop.db")
+    na.on_restore("db", lambda: sqlite3.connect(path))
+
+    @na.on_restore(
+        sqlite3.Cursor, keep=lambda cursor: cursor.connection.execute("select 5").fetchone()
+    )
+    def again(row: tuple[int]) -> str:
+        return f"again {row[0]}"
+
+    with sqlite3.connect(path) as db:
+        db.execute("create table rows (n)")
+        db.execute("insert into rows values (3)")
+    objects = agent.thread("t", new=True).objects
+    objects["db"] = db
+    objects["nested"] = {"cursor": db.cursor()}
+    reopen._hooks.clear()
+    found = fresh(journal)
+    assert found["db"].execute("select n from rows").fetchone() == (3,)
+    assert found["nested"] == {"cursor": "again 5"}
+    found["db"].close()
+    db.close()
+    na.on_restore("db", lambda: "by this process's hook")
+    assert fresh(journal)["db"] == "by this process's hook"
+    with pytest.raises(UsageError, match="give the object's name"):
+        na.on_restore(3)
+
+
+def test_modules_that_a_cell_wrote(journal, python, home, tmp_path: Path):
+    """Their source is kept: they are there again where there is no such file."""
+    write = (
+        "import pathlib, sys\nsys.path.insert(0, '')\n"
+        "pathlib.Path('helper_mod.py').write_text('import inner_mod\\nclass Box:\\n'\n"
+        "    '    n = 2\\n    def more(self): return inner_mod.ADD + self.n\\n')\n"
+        "pathlib.Path('inner_mod.py').write_text('ADD = 40\\n')\n"
+        "import helper_mod, notebook_agents as na\n"
+        "from notebook_agents.graph.objects import Objects\n"
+        f"with na.Journal.open({str(home)!r}) as journal:\n"
+        "    Objects(journal, 't').update(box=helper_mod.Box(), mod=helper_mod)\n"
+    )
+    done = python(write)
+    assert done.code == 0, done.err
+    use = (
+        "import notebook_agents as na\nfrom notebook_agents.graph.objects import Objects\n"
+        f"with na.Journal.open({str(home)!r}) as journal:\n"
+        "    o = Objects(journal, 't')\n    print(o['box'].more(), o['mod'].Box.n)\n"
+        "    print(o.restore())\n    o['again'] = o['box']\n"
+    )
+    (tmp_path / "helper_mod.py").unlink()
+    (tmp_path / "inner_mod.py").unlink()
+    for _ in range(2):
+        done = python(use)
+        assert done.out.startswith("42 2\n"), done.err
+        assert "module helper_mod is not here: its kept source is used" in done.out
+        assert "module helper_mod" in done.err
+
+
+def test_other_versions_are_said_before_loading(journal, agent, capsys, monkeypatch):
+    """They are recorded; where this process has others it is said which, and what to do."""
+    monkeypatch.setattr(
+        versions, "here", lambda: {"python": "3.9.1", "numpy": "1.2.3", "dill": "0.1.0"}
+    )
+    agent.thread("t", new=True).objects["a"] = 1
+    monkeypatch.undo()
+    assert versions.here().keys() >= {"python", "dill", "cloudpickle", "numpy"}
+    objects = fresh(journal)
+    assert objects["a"] == 1
+    said = capsys.readouterr().err
+    assert "kept under Python 3.9.1" in said
+    assert 'pip install "numpy==1.2.*"' in said
+    assert 'pip install "dill==0.1.*"' in said
+    assert objects.restore().notes == tuple(
+        line.removeprefix("objects of thread 't': ")
+        for line in said.splitlines()
+        if line.startswith("objects of")
+    )
+
+
+def test_an_append_that_fails_changes_nothing(journal, agent):
+    """An assignment that did not reach the disk is not there; the next one is."""
+
+    def fail(at: Fault) -> None:
+        if at is Fault.COMMIT_BEFORE:
+            raise OSError("no")
+
+    objects = agent.thread("t", new=True).objects
+    objects["a"] = 1
+    faults.arm(fail)
+    try:
+        with pytest.raises(JournalWriteError):
+            objects["a"] = 2
+    finally:
+        faults.arm(None)
+    assert objects["a"] == 1
+    objects["a"] = 2
+    assert fresh(journal)["a"] == 2
