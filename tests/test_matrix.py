@@ -135,7 +135,7 @@ import json, pickle
 from notebook_agents.graph import kinds
 from notebook_agents.pickling import snapshot
 taken = snapshot.take(objects, kinds.reduce)
-kept = [(group.data, [b"".join(pieces) for pieces in group.buffers]) for group in taken.groups]
+kept = [(group.data, list(map(bytes, group.raw))) for group in taken.groups]
 pathlib.Path("kept").write_bytes(pickle.dumps(kept))
 print(json.dumps([[list(group.names) for group in taken.groups], taken.refused]))
 sys.stdout.flush()

@@ -35,15 +35,15 @@ _DEAD = Refusal(
 )
 
 
-class Group(NamedTuple):
-    """Objects that were pickled together.
+class Copied(NamedTuple):
+    """A group as it can be stored.
 
     Attributes:
-        names: Theirs, sorted.
+        names: Of the objects that were pickled together, sorted.
         data: The pickle of a dict of them.
         buffers: What is beside it, each in pieces.
         modules: Names of modules that it needs.
-        digest: Of all that.
+        digest: See `digest_of`.
     """
 
     names: tuple[str, ...]
@@ -51,6 +51,45 @@ class Group(NamedTuple):
     buffers: list[list[bytes]]
     modules: frozenset[str]
     digest: bytes
+
+
+class Group(NamedTuple):
+    """Objects that were pickled together; their buffers are still their own.
+
+    Attributes:
+        names: As those of `Copied`, which `copied` makes of it.
+        data: As there.
+        raw: The objects' own buffers.
+        modules: As there.
+        digest: As there.
+    """
+
+    names: tuple[str, ...]
+    data: bytes
+    raw: list[memoryview]
+    modules: frozenset[str]
+    digest: bytes
+
+    def copied(self) -> Copied:
+        """Return it with copies of its buffers; other threads may have changed them since."""
+        buffers = [
+            [bytes(one[at : at + _PIECE]) for at in range(0, len(one), _PIECE)] for one in self.raw
+        ]
+        digest = digest_of(self.data, buffers)
+        return Copied(self.names, self.data, buffers, self.modules, digest)
+
+
+def digest_of(data: bytes, buffers: Iterable[Iterable[bytes | bytearray | memoryview]]) -> bytes:
+    """Return a digest of a group's pickle and of its buffers, however these are cut."""
+    digest = hashlib.sha256(b"%d;" % len(data))  # twice as fast as BLAKE2 where the CPU has it
+    digest.update(data)
+    for pieces in buffers:
+        size = 0
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+        digest.update(b"%d;" % size)
+    return digest.digest()
 
 
 class Taken(NamedTuple):
@@ -169,19 +208,15 @@ class _Pass(NamedTuple):
     """What one pickling made, and met."""
 
     data: bytes
-    buffers: list[list[bytes]]
+    raw: list[memoryview]
     modules: frozenset[str]
     met: dict[int, Any]
     weak: dict[int, Any]
     classes: dict[int, type]
 
     def group(self, names: Iterable[str]) -> Group:
-        digest = hashlib.blake2b(self.data, digest_size=16)
-        for pieces in self.buffers:
-            digest.update(b"%d;" % len(pieces))
-            for piece in pieces:
-                digest.update(piece)
-        return Group(tuple(names), self.data, self.buffers, self.modules, digest.digest())
+        digest = digest_of(self.data, ([one] for one in self.raw))
+        return Group(tuple(names), self.data, self.raw, self.modules, digest)
 
 
 def _try(
@@ -204,12 +239,13 @@ def _try(
 def _pickled(objects: dict[str, Any], reduce: Reduce | None, strong: set[int] | None) -> _Pass:
     file = io.BytesIO()
     file.write(CLOUDPICKLE)
-    buffers: list[list[bytes]] = []
+    buffers: list[memoryview] = []
 
     def beside(buffer: pickle.PickleBuffer) -> bool:
-        with suppress(BufferError), buffer.raw() as raw:
+        with suppress(BufferError):
+            raw = buffer.raw()
             if raw.nbytes >= _BESIDE_FROM:
-                buffers.append([bytes(raw[at : at + _PIECE]) for at in range(0, len(raw), _PIECE)])
+                buffers.append(raw)
                 return False
         return True
 

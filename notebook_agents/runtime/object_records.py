@@ -6,7 +6,6 @@ in the transaction of that step's result. One with an index says where all other
 
 from __future__ import annotations
 
-import hashlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,13 +15,14 @@ from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Decoder, lost_record, pack, unpack
 from notebook_agents.model import Kind
 from notebook_agents.pickling import modules, versions
+from notebook_agents.pickling.snapshot import digest_of
 from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from notebook_agents.journal import Journal, Record
-    from notebook_agents.pickling.snapshot import Group
+    from notebook_agents.pickling.snapshot import Copied
 
 NAME = "objects"
 """The name of a snapshot of a thread's objects."""
@@ -113,7 +113,7 @@ class Loaded(NamedTuple):
     Attributes:
         data: Its pickle.
         buffers: What is beside it.
-        digest: Of both, as `snapshot.Group` has it.
+        digest: Of both, as `snapshot.digest_of` makes it.
         modules: Sources of modules that it needs, by name.
         versions: Under which versions it was kept.
     """
@@ -187,20 +187,16 @@ def read(journal: Journal, entry: Entry) -> Loaded:
     tree = unpack(payload)[1][entry.place]
     kept: Any = Decoder(PlainCodec(), journal.parts).decode(tree, refs)
     data = b"".join(kept["data"])
-    digest = hashlib.blake2b(data, digest_size=16)
-    for pieces in kept["buffers"]:
-        digest.update(b"%d;" % len(pieces))
-        for piece in pieces:
-            digest.update(piece)
     buffers = [bytearray().join(pieces) for pieces in kept["buffers"]]
     sources = {name: source.decode() for name, source in kept["modules"].items()}
-    return Loaded(data, buffers, digest.digest(), sources, kept["versions"])
+    digest = digest_of(data, ([one] for one in buffers))
+    return Loaded(data, buffers, digest, sources, kept["versions"])
 
 
 def drafts(
     journal: Journal,
     before: Table,
-    groups: Sequence[Group],
+    groups: Sequence[Copied],
     *,
     refused: dict[str, str],
     gone: Sequence[str],
@@ -266,7 +262,7 @@ def _index(before: Table, changed: set[str], refs: list[Draft | int]) -> dict[st
     return index
 
 
-def _sources(group: Group) -> dict[str, str]:
+def _sources(group: Copied) -> dict[str, str]:
     return modules.sources(group.modules)
 
 

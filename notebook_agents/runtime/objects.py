@@ -446,7 +446,7 @@ class Store:
         look = {name: self._live[name] for name in names if name in self._live}
         gone = [name for name in names if name in self._gone]
         taken = snapshot.take(look, self._reduce)
-        changed = [group for group in taken.groups if self._is_news(group)]
+        changed = [group.copied() for group in taken.groups if self._is_news(group)]
         refused = {
             name: why for name, why in taken.refused.items() if self._table.of(name)[1] != why
         }
