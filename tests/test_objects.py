@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy
 import pytest
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from support.checks import State, add, chain
 
@@ -503,3 +505,80 @@ def test_an_append_that_fails_changes_nothing(journal, agent):
     assert objects["a"] == 1
     objects["a"] = 2
     assert fresh(journal)["a"] == 2
+
+
+def test_side_by_side(journal, monkeypatch):
+    """Of two nodes that run at once the one that returned is kept, and not what the other did."""
+    broken = [True]
+    # Not a global of the nodes: their definition is kept.
+    monkeypatch.setattr(threading, "meeting", threading.Barrier(2), raising=False)
+
+    def one(state: State) -> State:
+        na.objects()["one"].append(1)
+        if broken:
+            threading.meeting.wait()
+        return {"items": [1]}
+
+    def two(state: State) -> State:
+        na.objects()["two"].append(2)
+        if broken:
+            threading.meeting.wait()
+            raise ValueError("broken")
+        return {"items": [2]}
+
+    graph = StateGraph(State)
+    for node in (one, two):
+        graph.add_node(node.__name__, node)
+        graph.add_edge(START, node.__name__)
+    agent = na.Agent(graph, "pair", journal)
+    agent.thread("t", new=True).objects.update(one=[], two=[])
+    with pytest.raises(ValueError, match="broken"):
+        agent.run({"n": 1}, thread="t")
+    for objects in (Objects(journal, "t"), fresh(journal)):
+        assert objects["two"] == []
+        assert objects["one"] in ([1], [])
+    broken.clear()
+    assert sorted(agent.run({"n": 1}, thread="t").value["items"]) == [1, 2]
+    for objects in (Objects(journal, "t"), fresh(journal)):
+        assert (objects["one"], objects["two"]) == ([1], [2])
+
+
+def test_in_subgraphs_edges_and_tools(journal):
+    """Whatever runs inside a run reaches them, and what it does is kept."""
+
+    def inner(state: State) -> State:
+        na.objects()["log"] += ["inner"]
+        return {"n": 1}
+
+    def route(state: State) -> str:
+        na.objects()["log"] += ["route"]
+        return END
+
+    graph = StateGraph(State)
+    graph.add_node("sub", chain(inner).compile())
+    graph.add_edge(START, "sub")
+    graph.add_conditional_edges("sub", route, [END])
+    agent = na.Agent(graph, "deep", journal)
+    agent.thread("t", new=True).objects["log"] = []
+    agent.run({"n": 1}, thread="t")
+    assert fresh(journal)["log"] == ["inner", "route"]
+
+
+def test_a_thread_of_the_same_name(journal, agent):
+    """Of a deleted thread nothing is left, also where a new one has its name."""
+    objects = agent.thread("t", new=True).objects
+    objects["a"] = 1
+    na.delete("t", unfinished=True, journal=journal)
+    assert list(objects) == []
+    objects["b"] = 2
+    assert list(objects) == list(fresh(journal)) == ["b"]
+
+
+def test_two_journals_of_one_directory(journal, home, agent):
+    """Whichever of them a run uses, the objects are the same."""
+    Objects(journal, "t")["seen"] = []
+    with na.Journal.open(home) as other:
+        assert agent.on(other).run({"n": 1}, thread="t").status == "succeeded"
+        assert Objects(journal, "t")["seen"] == [1]
+    agent.run({"n": 2}, thread="t")
+    assert fresh(journal)["seen"] == [1, 2]

@@ -11,6 +11,7 @@ is read again from the journal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -63,6 +64,16 @@ def store(journal: Journal, thread: str, reduce: Callable[[object], Any]) -> Sto
             if not _stores[key].driven:
                 del _stores[key]
         return found
+
+
+def _forget_all() -> None:
+    """In a forked child: the locks may be held by threads that are not there."""
+    global _stores_lock
+    _stores_lock = threading.Lock()
+    _stores.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def begin(driver: RunDriver) -> None:
@@ -205,7 +216,7 @@ class Store:
             if self._driver is driver:
                 return
             self._forget_touched()
-            self._driver = driver
+            self._driver, self.journal = driver, driver.journal
             driver.objects = self
             self._read()
             found = self._drafts(None, self._all(), whole=True)
@@ -242,7 +253,8 @@ class Store:
             mine = self._touched.pop(step.id, set())
             self._undo(step.id)
             if step.parent is None:
-                self._forget(mine)
+                # What another step has in its hands stays, or what that one does would be lost.
+                self._forget(mine.difference(*self._touched.values()))
             elif mine:
                 self._touched.setdefault(step.parent, set()).update(mine)
 
@@ -274,6 +286,8 @@ class Store:
         head = self.journal.head(self.thread)
         seen = None if head is None else (head.first_seq, head.last_seq)
         if seen != self._seen:
+            if seen is None or (self._seen is not None and seen[0] > self._seen[0]):
+                self._live.clear()  # the thread was deleted; its name may be another's
             self._read()
             self._seen = seen
 
@@ -365,6 +379,7 @@ class Store:
     def _touch(self, name: str) -> None:
         inside = current()
         if inside is not None and inside[0] is self._driver:
+            inside[0].announce(inside[1].step.id)  # a conditional edge is a step from here on
             self._touched.setdefault(inside[1].step.id, set()).add(name)
 
     def _mates(self, names: Iterable[str]) -> set[str]:
