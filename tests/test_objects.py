@@ -27,6 +27,8 @@ from notebook_agents.errors import (
 )
 from notebook_agents.faults import Fault
 from notebook_agents.graph.objects import Objects
+from notebook_agents.journal.backup import backup
+from notebook_agents.journal.compact import compact
 from notebook_agents.model import Kind
 from notebook_agents.pickling import reopen, versions
 from notebook_agents.runtime import objects as runtime_objects
@@ -386,24 +388,27 @@ def test_a_fork_has_its_own(journal, home):
         assert list(Objects(again, "t")) == []
 
 
-def test_pruned_compacted_and_backed_up(journal, agent, home, tmp_path: Path):
-    """A prune leaves them, a compaction and a backup take them along; a deletion ends them."""
-    from notebook_agents.journal.backup import backup
-    from notebook_agents.journal.compact import compact
-
+def test_pruned_compacted_and_backed_up(journal, agent, home):
+    """A prune leaves them as of each state that stays; so do compactions and backups."""
     objects = agent.thread("t", new=True).objects
     objects["seen"], objects["secret"] = [], "xyzzy" * 100
-    for number in range(4):
+    for number in range(6):
         agent.run({"n": number}, thread="t")
-    na.prune("t", keep_last=1, journal=journal)
+    before = snapshots(journal)
+    assert na.prune("t", keep_last=4, journal=journal).records > 0
     compact(journal)
-    assert fresh(journal)["seen"] == [0, 1, 2, 3]
+    assert snapshots(journal) < before
+    assert fresh(journal)["seen"] == [0, 1, 2, 3, 4, 5]
     assert fresh(journal)["secret"] == "xyzzy" * 100
+    oldest = agent.thread("t").history()[-1]
+    fork = agent.fork("t", at=oldest.checkpoint, name="f")
+    assert fork.objects["seen"] == list(range(oldest.values["n"]))
     made = backup(home)
     journal.close()
+    assert not any(b"xyzzy" in path.read_bytes() for path in home.glob("*.*") if path.is_file())
     runtime_objects._stores.clear()
     with na.Journal.open(made.path) as copy:
-        assert Objects(copy, "t")["seen"] == [0, 1, 2, 3]
+        assert Objects(copy, "t")["seen"] == [0, 1, 2, 3, 4, 5]
         na.delete("t", journal=copy)
         assert list(Objects(copy, "t")) == []
 
