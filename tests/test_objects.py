@@ -344,10 +344,10 @@ def test_how_often(journal, agent):
         assert fresh(journal, thread)["seen"] == list("abcdef")
         return snapshots(journal, thread) - before
 
-    assert counted("step") == 6
+    assert counted("step") == 6 + 1  # at the end one says where everything is
     assert counted(4) == 2
     assert counted(timedelta(hours=1)) == 1
-    assert counted(timedelta(0)) == 6
+    assert counted(timedelta(0)) == 6 + 1
     assert counted("exit") == 1
     for nonsense in ("often", 0, True, None):
         with pytest.raises(UsageError, match="give 'step'"):
@@ -543,9 +543,14 @@ def test_side_by_side(journal, monkeypatch):
         assert objects["two"] == []
         assert objects["one"] in ([1], [])
     broken.clear()
-    assert sorted(agent.run({"n": 1}, thread="t").value["items"]) == [1, 2]
+    run = agent.run({"n": 1}, thread="t")
+    assert sorted(run.value["items"]) == [1, 2]
     for objects in (Objects(journal, "t"), fresh(journal)):
         assert (objects["one"], objects["two"]) == ([1], [2])
+    steps = {step.name: step.id for step in run.steps}
+    one_again, two_again = (agent.fork("t", at=steps[name]).objects for name in ("one", "two"))
+    assert (one_again["one"], one_again["two"]) == ([], [2])
+    assert (two_again["one"], two_again["two"]) == ([1], [])
 
 
 def test_in_subgraphs_edges_and_tools(journal):
@@ -587,3 +592,20 @@ def test_two_journals_of_one_directory(journal, home, agent):
         assert Objects(journal, "t")["seen"] == [1]
     agent.run({"n": 2}, thread="t")
     assert fresh(journal)["seen"] == [1, 2]
+
+
+def test_many_snapshots(journal):
+    """Of a long run only the newest snapshots are read: one in fifty says where everything is."""
+
+    def node(state: State) -> State:
+        na.objects()["n"] = state["n"]
+        return {"n": state["n"] + 1}
+
+    graph = chain(node)
+    graph.add_conditional_edges("node", lambda state: "node" if state["n"] < 120 else END)
+    agent = na.Agent(graph, "counter", journal)
+    agent.thread("t", new=True).objects["other"] = "there"
+    agent.run({"n": 0}, thread="t", config={"recursion_limit": 200})
+    kinds = [r.ref for r in journal.select(thread="t", kinds=[Kind.SNAPSHOT])]
+    assert (kinds.count("all"), kinds.count(None)) == (1 + 2 + 1, 120)
+    assert (fresh(journal)["n"], fresh(journal)["other"]) == (119, "there")

@@ -1,7 +1,8 @@
 """The records of a thread's objects: what each snapshot has, and what several are together.
 
 A snapshot has the objects that changed, and belongs to the step that changed them: it is appended
-in the transaction of that step's result. One with an index says where all others are as well.
+in the transaction of that step's result. One with an index says where all others are as well; it
+belongs to no step, since a fork may undo one of several that ran side by side.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _MOST = 32
 """Threads whose objects a process holds on to, besides those that it drives."""
+_UNINDEXED = 50
+"""Steps' snapshots between two that say where everything is."""
 _logger = logging.getLogger("notebook_agents.runtime")
 _stores: OrderedDict[tuple[str, str], Store] = OrderedDict()
 _stores_lock = threading.Lock()
@@ -104,6 +106,7 @@ class Store:
         self._pending: dict[str, list[int]] = {}
         self._every_changed = False
         self._seen: tuple[int, int] | None = None
+        self._unindexed = 0
         self._steps = 0
         self._when = time.monotonic()
 
@@ -242,9 +245,13 @@ class Store:
             self._steps += 1
             if not self._due():
                 return []
-            if self._touched:  # another step has some in its hands now
-                return self._drafts(attempt, self._mates(mine), whole=False)
-            return self._drafts(attempt, self._all(), whole=True)
+            # Where another step has some in its hands now, only what this one asked for is kept.
+            look = self._mates(mine) if self._touched else self._all()
+            index = self._index() if self._unindexed >= _UNINDEXED and not self._inside else []
+            found = self._drafts(attempt, look, whole=False)
+            if found:
+                self._unindexed = 0 if index else self._unindexed + 1
+            return [*index, *found] if found else []
 
     def dropped(self, attempt: Attempt) -> None:
         """Have what an attempt changed read again that did not return."""
@@ -271,6 +278,9 @@ class Store:
                 return []
             self._forget_touched()
             found = self._drafts(None, self._all(), whole=True)
+            if not found and self._unindexed:
+                found = self._index()
+            self._unindexed = 0
             self._driver = self._seen = None
             return found
 
@@ -497,6 +507,25 @@ class Store:
             return True
         entries = [self._table.entries.get(name) for name in group.names]
         return not all(entry is not None and entry.same(before) for entry in entries)
+
+    def _index(self) -> list[Draft]:
+        """Return a snapshot that says of every object where it is, and nothing else.
+
+        It belongs to no step: a fork may undo one of those that are behind it.
+        """
+        columns = self._columns(None)
+        scope = columns.pop("scope")
+        found, _ = object_records.drafts(
+            self.journal,
+            self._table,
+            [],
+            refused={},
+            gone=(),
+            whole=True,
+            scope=scope,
+            columns=columns,
+        )
+        return found
 
     def _columns(self, attempt: Attempt | None) -> dict[str, Any]:
         driver = self._driver
