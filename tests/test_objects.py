@@ -609,3 +609,42 @@ def test_many_snapshots(journal):
     kinds = [r.ref for r in journal.select(thread="t", kinds=[Kind.SNAPSHOT])]
     assert (kinds.count("all"), kinds.count(None)) == (1 + 2 + 1, 120)
     assert (fresh(journal)["n"], fresh(journal)["other"]) == (119, "there")
+
+
+def test_one_whose_record_was_altered(journal, agent, python, home):
+    """It is not unpickled: it fails with the record's number, and the others are there."""
+    objects = agent.thread("t", new=True).objects
+    objects["rows"], objects["table"] = [1], numpy.arange(1000.0)
+    done = python(
+        f"import sqlite3\ndb = sqlite3.connect({str(home / 'queue.sqlite')!r})\n"
+        "with db: print(db.execute('update records set payload = zeroblob(length(payload)) where '"
+        "'seq = (select seq from records where size > 7000 and digest is not null)').rowcount)"
+    )
+    assert done.out == "1\n", done.err
+    objects = fresh(journal)
+    with pytest.raises(
+        ObjectNotRestoredError, match=r"record \d+ \(chunk\) of thread 't' does not"
+    ):
+        objects["table"]
+    assert objects["rows"] == [1]
+    report = objects.restore()
+    assert (report.restored, list(report.failed)) == (("rows",), ["table"])
+    objects["table"] = 2
+    assert fresh(journal).restore().complete
+
+
+def test_ctrl_c_in_a_node(journal):
+    """What the steps before it left is kept, and what it did is not; "exit" may lose both."""
+
+    def cut(state: State) -> State:
+        na.objects()["seen"].append("cut")
+        raise KeyboardInterrupt
+
+    for every, seen in (("step", ["a", "b"]), ("exit", [])):
+        agent = na.Agent(chain(_noting("a"), _noting("b"), cut), "counter", journal)
+        objects = agent.thread(every, new=True).objects
+        objects["seen"] = []
+        objects.every = every
+        with pytest.raises(KeyboardInterrupt):
+            agent.run({"n": 1}, thread=every)
+        assert Objects(journal, every)["seen"] == fresh(journal, every)["seen"] == seen

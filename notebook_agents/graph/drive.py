@@ -404,11 +404,23 @@ class Drive:
         try:
             if self.driver.cancelled and self.thread in self.journal.driving:
                 self.finish_cancelled()
-            if kept := self.driver.objects.ended(self.driver):
-                self.journal.append(kept, durable=True)
+            self._keep_objects()
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+    def _keep_objects(self) -> None:
+        """Record the objects as the steps left them that returned, where that is still to be done.
+
+        It stands in nobody's way: without it a resume has them as of an earlier step.
+        """
+        try:
+            if kept := self.driver.objects.ended(self.driver):
+                self.journal.append(kept, durable=True)
+        except Exception:  # the journal may be what broke
+            _logger.warning(
+                "objects of thread %r were not recorded once more", self.thread, exc_info=True
+            )
 
     def stand_aside(self) -> None:
         """Let this process take the thread up again before the rest is done: no step runs on."""

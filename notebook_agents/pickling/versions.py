@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import sys
@@ -17,26 +18,14 @@ _IF_LOADED = ("numpy", "pandas")
 def here() -> dict[str, str]:
     """Return the versions that matter: Python's, the picklers', and of what is loaded."""
     names = [*_ALWAYS, *(name for name in _IF_LOADED if name in sys.modules)]
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in ("python", *names) if (found := _version(name)) is not None}
 
 
 def mismatches(kept: Mapping[str, str]) -> list[str]:
     """Return what differs in its first two numbers, each with what to do about it."""
     news = []
     for name, version in kept.items():
-        if name == "python":
-            now: str | None = platform.python_version()
-        else:
-            try:
-                now = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                now = None
+        now = _version(name)
         if now is not None and _minor(now) == _minor(version):
             continue
         if name == "python":
@@ -50,6 +39,16 @@ def mismatches(kept: Mapping[str, str]) -> list[str]:
                 f'come back, `pip install "{name}=={_minor(version)}.*"` and restart the kernel'
             )
     return news
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _minor(version: str) -> str:

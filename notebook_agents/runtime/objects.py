@@ -277,6 +277,8 @@ class Store:
             if self._driver is not driver:
                 return []
             self._forget_touched()
+            if not all(entry.seq for entry in self._table.entries.values()):
+                self._read()  # what a step returned with was not recorded: it was cut off there
             found = self._drafts(None, self._all(), whole=True)
             if not found and self._unindexed:
                 found = self._index()
