@@ -15,6 +15,7 @@ from notebook_agents.interpreters import refuse_others
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
     from notebook_agents.graph.cancel import cancel
+    from notebook_agents.graph.objects import objects
     from notebook_agents.graph.pruning import delete, prune
     from notebook_agents.graph.recovery import resume_all
     from notebook_agents.graph.resume import resolve, resume, unfinished
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from notebook_agents.journal.store import Journal
     from notebook_agents.model import RunStatus, Step
     from notebook_agents.notebook.headless import arun_notebook, run_notebook
+    from notebook_agents.pickling.reopen import on_restore
+    from notebook_agents.pickling.report import RestoreReport
     from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
 
 _HOMES = {
@@ -42,7 +45,10 @@ _HOMES = {
     "did": "notebook_agents.runtime.steps",
     "did_not": "notebook_agents.runtime.steps",
     "idempotency_key": "notebook_agents.runtime.steps",
+    "objects": "notebook_agents.graph.objects",
+    "on_restore": "notebook_agents.pickling.reopen",
     "prune": "notebook_agents.graph.pruning",
+    "RestoreReport": "notebook_agents.pickling.report",
     "resolve": "notebook_agents.graph.resume",
     "resume": "notebook_agents.graph.resume",
     "resume_all": "notebook_agents.graph.recovery",
@@ -55,6 +61,7 @@ __all__ = [
     "Agent",
     "Journal",
     "JournalSaver",
+    "RestoreReport",
     "Run",
     "RunStatus",
     "RunStream",
@@ -67,6 +74,8 @@ __all__ = [
     "did",
     "did_not",
     "idempotency_key",
+    "objects",
+    "on_restore",
     "prune",
     "resolve",
     "resume",

@@ -121,6 +121,25 @@ class ValueNotKeptError(NotebookAgentsError):
     """A state value or a result cannot be kept; the message names the field and its type."""
 
 
+class ObjectNotRestoredError(ValueNotKeptError):
+    """An object of a thread was not kept, or does not come back here; what was kept of it stays.
+
+    Attributes:
+        thread: The thread's name.
+        name: The object's name.
+        reason: Why it is not there.
+    """
+
+    def __init__(self, thread: str, name: str, reason: str) -> None:
+        super().__init__(thread, name, reason)
+        self.thread = thread
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"object {self.name!r} of thread {self.thread!r} is not here: {self.reason}"
+
+
 class ValueTooLargeError(NotebookAgentsError):
     """A value becomes more bytes than may be kept."""
 

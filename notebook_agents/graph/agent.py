@@ -235,17 +235,21 @@ class Agent:
         """Do as `stream`, for `async for` on the running event loop; it takes the same options."""
         return self.stream(input, **options)
 
-    def thread(self, name: str) -> Thread:
-        """Return a handle on a thread of this agent: its history, its state, its forks.
+    def thread(self, name: str, *, new: bool = False) -> Thread:
+        """Return a handle on a thread of this agent: its history, state, objects and forks.
+
+        Args:
+            name: The thread's name.
+            new: Whether it need not be there yet: it is with its first run or object.
 
         Raises:
             UnknownThreadError: There is no such thread.
             WrongAgentError: It is another agent's.
         """
-        self.journal.thread(name)
-        head = self.journal.head(name)
-        assert head is not None
-        self._check_agent(head)
+        if not new:
+            self.journal.thread(name)
+        if (head := self.journal.head(name)) is not None:
+            self._check_agent(head)
         return Thread(self, name)
 
     def fork(self, thread: str, *, at: str | None = None, name: str | None = None) -> Thread:

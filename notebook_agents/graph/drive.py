@@ -42,6 +42,7 @@ from notebook_agents.graph.unhandled import Unhandled
 from notebook_agents.graph.wrap import durable, message_channels
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
+from notebook_agents.runtime import objects
 from notebook_agents.runtime.driver import RunDriver, describe
 from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.stopping import RunStopped
@@ -165,6 +166,7 @@ class Drive:
         _going[journal.id, thread] = self  # from here on it can be cancelled
         try:
             self.driver.load()
+            objects.begin(self.driver)
             self._saver = DriverSaver(
                 journal, scope=scope, run=claim.run, token=claim.token, allow=types
             )
@@ -402,9 +404,23 @@ class Drive:
         try:
             if self.driver.cancelled and self.thread in self.journal.driving:
                 self.finish_cancelled()
+            self._keep_objects()
             self.journal.release(self.thread, self.driver.claim.token)
         except Exception:  # the journal may be what broke; the first error is the one to show
             _logger.warning("thread %r could not be given back", self.thread, exc_info=True)
+
+    def _keep_objects(self) -> None:
+        """Record the objects as the steps left them that returned, where that is still to be done.
+
+        It stands in nobody's way: without it a resume has them as of an earlier step.
+        """
+        try:
+            if kept := self.driver.objects.ended(self.driver):
+                self.journal.append(kept, durable=True)
+        except Exception:  # the journal may be what broke
+            _logger.warning(
+                "objects of thread %r were not recorded once more", self.thread, exc_info=True
+            )
 
     def stand_aside(self) -> None:
         """Let this process take the thread up again before the rest is done: no step runs on."""

@@ -42,6 +42,7 @@ _STEPS = (
     Kind.STEP_LATE,
     Kind.ROUTED,
     Kind.USAGE,
+    Kind.SNAPSHOT,
 )
 _COPIED = (
     Kind.RUN_STARTED,
@@ -214,6 +215,8 @@ class Point:
 
     def has(self, record: Record) -> bool:
         """Whether a record belongs to the past that the fork gets."""
+        if record.kind is Kind.SNAPSHOT and record.step is None:
+            return record.seq <= self._cut  # a later one may have what is undone
         level = next(level for level in reversed(self._levels) if level.contains(record.ns or ""))
         inside = (record.ns or "") in level.names
         if record.kind is Kind.WRITES and inside:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.pregel import Pregel
+
 from notebook_agents.graph.agent import Agent
 from notebook_agents.graph.folder import journal_at
 from notebook_agents.graph.run import Run
+from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.journal import Journal
 
 
@@ -23,6 +27,10 @@ def reduce(value: object) -> tuple[Any, ...] | None:
         return _run, (value.journal, value.thread, value.number, value.stored, value._allow)
     if isinstance(value, Journal):
         return journal_at, (str(value.home), value.mode)
+    if isinstance(value, Pregel) and isinstance(value.checkpointer, BaseCheckpointSaver):
+        return _saved, (value.copy({"checkpointer": None}), value.checkpointer)
+    if isinstance(value, JournalSaver):
+        return _saver, (value.journal, value.allow)
     return None
 
 
@@ -36,3 +44,11 @@ def _agent(given: Any, name: str, journal: Journal | None, *options: Any) -> Age
 
 def _run(journal: Journal, thread: str, number: int, stored: bool, allow: Any) -> Run:  # noqa: FBT001 - positional in a pickle
     return Run(journal, thread, number, stored=stored, allow=allow)
+
+
+def _saved(graph: Any, saver: Any) -> Any:
+    return graph.copy({"checkpointer": saver})
+
+
+def _saver(journal: Journal, allow: Any) -> JournalSaver:
+    return JournalSaver(journal, allow=allow)

@@ -22,7 +22,8 @@ from notebook_agents.graph.private import NULL_TASK_ID, RESUME, execution_info, 
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Interrupt, Kind, Proof, Said
 from notebook_agents.runtime import decisions
-from notebook_agents.runtime.driver import Asked, StepState
+from notebook_agents.runtime.asked import Asked
+from notebook_agents.runtime.driver import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from notebook_agents.errors import RunUnfinishedError
 from notebook_agents.graph.checkpoints import Reader
 from notebook_agents.graph.history import KINDS, History, Place
+from notebook_agents.journal import Draft
+from notebook_agents.journal.copying import hidden
 from notebook_agents.model import Kind
+from notebook_agents.runtime.object_records import INDEXED, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from notebook_agents.graph.codec import StateCodec
-    from notebook_agents.journal import Draft, Journal, Record
+    from notebook_agents.journal import Journal, Record
     from notebook_agents.journal.queue import Head
 
 
@@ -78,7 +81,8 @@ def without_all_but(
     """Return deletions of a thread's checkpoints that `keep` does not leave.
 
     Those of an unfinished run stay. The subgraph of a task that ended before the oldest checkpoint
-    that stays goes as a whole: nothing goes on from it.
+    that stays goes as a whole: nothing goes on from it. So do objects as only states had them that
+    are older than the first one that stays.
 
     Args:
         journal: The journal.
@@ -101,8 +105,22 @@ def without_all_but(
         and (newest[place.ns] not in stay or place.id < newest[place.ns].id)
     ]
     left = [record for place, record in history.shown.items() if place in stay]
-    drafts = _by(head, history.without(older, left, Reader(journal, codec), show=True))
+    drafts = history.without(older, left, Reader(journal, codec), show=True)
+    first = min((record.seq for record in left if not record.ns), default=0)
+    drafts = _by(head, drafts + _without_objects(journal, head, first))
     return drafts, run is not None and stay != _staying(history, keep, None)
+
+
+def _without_objects(journal: Journal, head: Head, first: int) -> list[Draft]:
+    """Return the deletion of the snapshots of objects that only older states than `first` had."""
+    known = snapshots(journal, head.thread)
+    whole = [r.seq for r in known if r.ref == INDEXED and r.parent is None and r.seq < first]
+    gone = hidden(journal.select(thread=head.thread, kinds=[Kind.DELETION]))
+    older = [r.seq for r in known if whole and r.seq < whole[-1] and r.seq not in gone]
+    return [
+        Draft(kind=Kind.DELETION, thread=head.thread, scope=head.scope, refs=older)
+        for _ in older[:1]
+    ]
 
 
 def shown(journal: Journal, thread: str) -> list[Record]:

@@ -60,7 +60,8 @@ class JournalSaver(BaseCheckpointSaver[int]):
     """
 
     def __init__(self, journal: Journal, *, allow: Iterable[tuple[str, ...] | type] = ()) -> None:
-        super().__init__(serde=strict_serializer(allow))
+        self.allow = tuple(allow)
+        super().__init__(serde=strict_serializer(self.allow))
         self.journal = journal
         self._lines: dict[tuple[str, str], Line] = {}
         self._held: deque[Line] = deque()

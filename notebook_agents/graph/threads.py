@@ -10,6 +10,7 @@ from notebook_agents import clock
 from notebook_agents.errors import NotDurableError, UsageError
 from notebook_agents.graph import fork as forks
 from notebook_agents.graph.driver_saver import DriverSaver
+from notebook_agents.graph.objects import Objects
 from notebook_agents.graph.private import is_asked_outside, schema_types
 from notebook_agents.graph.saver import JournalSaver
 from notebook_agents.graph.stream import leave
@@ -161,6 +162,11 @@ class Thread:
         """
         made = forks.fork(self._journal, self.name, at=at, name=name)
         return Thread(self._agent, made)
+
+    @property
+    def objects(self) -> Objects:
+        """The Python objects that belong to the thread, by name."""
+        return Objects(self._journal, self.name)
 
     def resume(self) -> Run:
         """Go on with the thread's newest run; see `Agent.resume`."""

@@ -28,7 +28,7 @@ from notebook_agents.journal import Claim, Draft, Journal, Record, locks
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Decoder, pack, unpack
 from notebook_agents.model import NOTEBOOK, Kind, RunStatus
-from notebook_agents.notebook.codec import PlainCodec
+from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

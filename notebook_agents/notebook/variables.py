@@ -25,7 +25,7 @@ from notebook_agents.journal import Draft, Journal
 from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Decoder, pack, unpack
 from notebook_agents.model import Kind
-from notebook_agents.notebook.codec import PlainCodec
+from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

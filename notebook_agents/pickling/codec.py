@@ -12,7 +12,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -23,7 +23,7 @@ from notebook_agents.pickling.refusals import type_name
 from notebook_agents.pickling.rules import RefusedError, rule_for
 from notebook_agents.pickling.search import path_to, smallest_failing
 
-_CLOUDPICKLE = b"c"
+CLOUDPICKLE = b"c"
 _DILL = b"d"
 _LONGEST_REASON = 200
 _NEVER_REFERENCES = frozenset(
@@ -101,6 +101,7 @@ def loads(
     reference: Callable[[str], object] | None = None,
     main: dict[str, Any] | None = None,
     imports: bool = True,
+    buffers: Iterable[Any] | None = None,
 ) -> object:
     """Rebuild what `dumps` was given.
 
@@ -109,9 +110,10 @@ def loads(
     Args:
         data: What `dumps` returned.
         reference: Returns the object for a token that `dumps` was given for it.
-        main: The namespace in which functions of `__main__` look for globals; None: one of their
-            own, which has what they used when they were kept.
+        main: The namespace in which functions of `__main__` look for globals, which gets those that
+            it lacks; None: one of their own, which has what they used when they were kept.
         imports: Whether modules may be imported for it that this process does not have yet.
+        buffers: The large parts that `snapshot.take` kept beside it.
 
     Raises:
         ValueNotKeptError: A module, a name or an environment variable that it needs is not here, or
@@ -119,14 +121,14 @@ def loads(
     """
     if data[:1] == _DILL:
         _fallback_class()  # before the pickle imports dill by itself: see there
-    elif data[:1] != _CLOUDPICKLE:
+    elif data[:1] != CLOUDPICKLE:
         raise ValueNotKeptError(
             "what was kept was not pickled by this version of notebook-agents: install a newer one"
         )
     file = io.BytesIO(data)
     file.seek(1)
     try:
-        return (_Unpickler if imports else _NoImports)(file, reference, main).load()
+        return (Unpickler if imports else _NoImports)(file, reference, main, buffers).load()
     except (NotebookAgentsError, MemoryError):
         raise
     except Exception as error:
@@ -136,10 +138,13 @@ def loads(
         ) from error
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+    """Applies the rules, and cloudpickle's behind them."""
+
     by_value: frozenset[str] = frozenset()
 
     def reducer_override(self, value: Any) -> Any:
+        """Reduce a value by its rule, or leave it to cloudpickle by returning NotImplemented."""
         rule = rule_for(type(value))
         return NotImplemented if rule is None else rule(self, value)
 
@@ -166,7 +171,7 @@ class _Referring:
         return super().reducer_override(value)  # type: ignore[misc]  # the pickler's own
 
 
-class _ReferringPickler(_Referring, _Pickler):
+class _ReferringPickler(_Referring, Pickler):
     pass
 
 
@@ -184,23 +189,37 @@ class _Bounded(io.BytesIO):
         return super().write(data)
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
+    """Finds what references stand for, and gives functions of `__main__` live globals.
+
+    Args:
+        file: A pickle, without the byte that names its engine.
+        reference: See `loads`.
+        main: See `loads`.
+        buffers: What was kept beside the pickle.
+    """
+
     def __init__(
         self,
         file: io.BytesIO,
         reference: Callable[[str], object] | None,
         main: dict[str, Any] | None,
+        buffers: Iterable[Any] | None = None,
     ) -> None:
-        super().__init__(file)
+        super().__init__(file, buffers=buffers)
         self._reference = reference
         self._main = main
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle names."""
         if name == "_make_function" and self._main is not None:
             return functools.partial(_make_function, self._main)
+        if name == "_function_setstate" and self._main is not None:
+            return functools.partial(_set_state, self._main)
         return super().find_class(module, name)
 
     def persistent_load(self, pid: tuple[str, str]) -> object:
+        """Return what a reference stands for."""
         kind, token = pid
         if kind == "env":
             return environment.value_of(token)
@@ -219,21 +238,29 @@ def _make_function(main: dict[str, Any], code: Any, owned: dict[str, Any], *rest
     return types.FunctionType(code, main if owned.get("__name__") == "__main__" else owned, *rest)
 
 
-class _NoImports(_Unpickler):
+def _set_state(main: dict[str, Any], function: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Give a function its state as cloudpickle does, but leave the live globals that there are."""
+    if function.__globals__ is main:
+        used = state[1]["__globals__"]
+        state[1]["__globals__"] = {name: used[name] for name in used if name not in main}
+    cloudpickle.cloudpickle._function_setstate(function, state)
+
+
+class _NoImports(Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module not in sys.modules:
             raise ValueNotKeptError(f"it needs {module}.{name}: import {module} to see it")
         return super().find_class(module, name)
 
 
-def _encode(value: object, options: _Options, engine: bytes = _CLOUDPICKLE) -> bytes:
+def _encode(value: object, options: _Options, engine: bytes = CLOUDPICKLE) -> bytes:
     file = io.BytesIO() if options.limit is None else _Bounded(options.limit)
     file.write(engine)
     refers = bool(options.variables or options.reference or options.reduce)
     if engine == _DILL:
         pickler = _fallback_class(refers=refers)(file)
     else:
-        pickler = _ReferringPickler(file) if refers else _Pickler(file)
+        pickler = _ReferringPickler(file) if refers else Pickler(file)
     if options is not _PLAIN:
         pickler.by_value = options.by_value
         pickler.options = options
@@ -256,7 +283,7 @@ def _fall_back(obj: object, error: Exception, options: _Options) -> bytes | str:
     The smallest part that fails is found first: dill's pickler is written in Python, and a large
     value would be walked through slowly for nothing.
     """
-    for engine in (_CLOUDPICKLE, _DILL):
+    for engine in (CLOUDPICKLE, _DILL):
         if isinstance(error, RefusedError):
             return _refused(obj, error, options)
         if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):

@@ -21,11 +21,14 @@ from notebook_agents.journal.values import Codec, Decoder, pack, unpack
 from notebook_agents.model import Kind, ModelUsage, Proof, RunStatus, Said, Usage
 from notebook_agents.runtime import stopping
 from notebook_agents.runtime.events import StepEvent, What, tell, watched
+from notebook_agents.runtime.keeping import NO_OBJECTS, Keeper
 from notebook_agents.runtime.leaving import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+
+    from notebook_agents.runtime.asked import Asked
 
 _STEP_KINDS = (
     Kind.STEP_INTENDED,
@@ -113,22 +116,6 @@ class Attempt:
     """It was given up, or a newer attempt began: what it returns is not used."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """What an attempt asks a person.
-
-    Attributes:
-        checkpoint: The id of the checkpoint that its task belongs to.
-        task: The task's id: what an answer is stored for.
-        interrupts: Of each interrupt its id, whether this very task raised it (not a graph that it
-            called), and what was asked.
-    """
-
-    checkpoint: str
-    task: str
-    interrupts: tuple[tuple[str, bool, Any], ...]
-
-
 class RunDriver:
     """Drives one run of one thread in this process.
 
@@ -176,6 +163,7 @@ class RunDriver:
         self.under_way: dict[int, Attempt] = {}  # what runs in this process now
         self.workers = Workers(self)
         self.origins = origins
+        self.objects: Keeper = NO_OBJECTS
         self._steps: dict[str, StepState] = {}
         self._children: dict[str | None, list[StepState]] = {}
         self._waiting: set[str] = set()
@@ -297,6 +285,7 @@ class RunDriver:
             ValueNotKeptError: It cannot be rebuilt in this process.
         """
         value = self._value(step)
+        self.objects.replayed(step)
         self.tell(step, "replayed")
         return value
 
@@ -427,7 +416,8 @@ class RunDriver:
                 draft.kind = Kind.STEP_LATE
             else:
                 step.returned, step.value, step.has_value = draft, value, True
-        return [*encoder.new, *self._unanswered(attempt), draft]
+        kept = self.objects.kept(attempt)
+        return [*encoder.new, *self._unanswered(attempt), *kept, draft]
 
     def reconciled(self, step: StepState, value: Any, *, codec: Codec | None = None) -> list[Draft]:
         """Return the drafts of a result that somebody else knew."""
@@ -472,6 +462,7 @@ class RunDriver:
         self, attempt: Attempt, error: Exception, *, proof: Proof | None = None
     ) -> list[Draft]:
         """Return the draft of a failure, and of what it proves."""
+        self.objects.dropped(attempt)
         try:
             pickled = self.codec.dumps(error, "the error")
         except Exception:  # noqa: BLE001 - whatever a foreign error's reducer raises
@@ -485,6 +476,7 @@ class RunDriver:
 
     def suspended(self, attempt: Attempt, asked: Asked | None = None) -> list[Draft]:
         """Return the drafts of an attempt that waits for a person."""
+        self.objects.dropped(attempt)
         attempt.step.suspended = attempt.number == attempt.step.attempts
         self._waiting.add(attempt.step.id)
         draft = self._draft(Kind.STEP_SUSPENDED, attempt)
@@ -521,7 +513,8 @@ class RunDriver:
             tree = encoder.placed(encoder.encode(value, what))
         draft = self.draft(Kind.RUN_FINISHED, name=str(status), attempt=self.claim.session)
         draft.plain, draft.refs, draft.size = pack((tree, error)), encoder.refs, encoder.size
-        self.journal.append([*encoder.new, draft], durable=True)
+        kept = self.objects.ended(self)
+        self.journal.append([*encoder.new, *kept, draft], durable=True)
         self.journal.driving.discard(self.thread)
         faults.hit(Fault.RUN_END_AFTER)
 

@@ -1,4 +1,4 @@
-"""Plain data as it stands in a record of a notebook: a subset of what an agent's records hold."""
+"""Plain data as records of notebooks and of objects have it: bytes, and what MessagePack has."""
 
 from __future__ import annotations
 
