@@ -14,6 +14,7 @@ from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.fork import fork
 from notebook_agents.cli.journal import journal as journal_group
 from notebook_agents.cli.kernel import kernel
+from notebook_agents.cli.key import key as key_group
 from notebook_agents.cli.log import log
 from notebook_agents.cli.options import (
     existing_journal,
@@ -368,6 +369,7 @@ app.add_command(delete)
 app.add_command(log)
 app.add_command(journal_group)
 app.add_command(kernel)
+app.add_command(key_group)
 
 
 def _refuse(what: str, **options: object) -> None:

@@ -16,7 +16,7 @@ from notebook_agents.errors import (
 from notebook_agents.journal import keycopy
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.sql import query
-from notebook_agents.sealing import DataKey, KeyRing, load_ring, wrapped_by
+from notebook_agents.sealing import DataKey, KeyRing, MasterKey, load_ring, wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,6 @@ class WrappedKeys:
             KeyMissingError: The master key that wraps it is not here, or there is none.
         """
         home = self._queue.home
-        context = f"{self._queue.journal_id}\0{scope}".encode()
         wrapped = self._queue.key(scope)
         other = wrapped or self._queue.any_key()
         if self._ring is None:
@@ -119,15 +118,57 @@ class WrappedKeys:
                     "any more"
                 )
             if other is not None:
-                self._ring.get(wrapped_by(other))  # a journal keeps to the keys it has
-            fresh = self._ring.current.wrap(os.urandom(32), context)
-            self._writer.execute(query("queue.add_key"), {"scope": scope, "wrapped": fresh})
+                self._master(wrapped_by(other))  # a journal keeps to the keys it has
+            wrapped = self._make(scope)
+        return self.unwrap(scope, wrapped, ask=True), wrapped
+
+    def _make(self, scope: str) -> bytes:
+        """Make a scope's key, unless another process does so first; return it as it is stored."""
+        raw = os.urandom(32)
+        while True:
+            assert self._ring is not None
+            named = self._queue.master()
+            master = self._ring.current if named is None else self._master(named)
+            fresh = master.wrap(raw, self._context(scope))
+            asked = {"scope": scope, "wrapped": fresh, "master": master.id}
+            self._writer.execute(query("queue.add_new_key"), asked)
             wrapped = self._queue.key(scope)
-            assert wrapped is not None
+            if wrapped is None:  # the journal was rotated in between, or the thread deleted
+                continue
             if wrapped == fresh:  # else another process made one a moment earlier
-                with writing(home):
-                    keycopy.add(home, self._queue.journal_id, scope, fresh)
-        return DataKey(self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context)), wrapped
+                with writing(self._queue.home):
+                    keycopy.add(self._queue.home, self._queue.journal_id, scope, fresh)
+            return wrapped
+
+    def unwrap(self, scope: str, wrapped: bytes, *, ask: bool = False) -> DataKey:
+        """Return the key of a scope that is stored so.
+
+        Args:
+            scope: The scope.
+            wrapped: What is stored.
+            ask: Whether somebody may be asked for a passphrase.
+
+        Raises:
+            KeyMissingError: The master key that wraps it is not here.
+            SealError: It is damaged.
+        """
+        master = self._master(wrapped_by(wrapped), ask=ask)
+        return DataKey(master.unwrap(wrapped, self._context(scope)))
+
+    def _master(self, name: str, *, ask: bool = True) -> MasterKey:
+        """Return a master key; one that came into the key file after this journal was opened."""
+        if self._ring is None:
+            self._ring = load_ring(create=False)
+        try:
+            return self._ring.get(name, ask=ask)
+        except KeyMissingError:
+            if not self._ring.changed():
+                raise
+        self._ring = load_ring(create=False)
+        return self._ring.get(name, ask=ask)
+
+    def _context(self, scope: str) -> bytes:
+        return f"{self._queue.journal_id}\0{scope}".encode()
 
     def forget_copy(self, scope: str) -> None:
         """Take a scope's key out of the copy, if the queue has it no more."""

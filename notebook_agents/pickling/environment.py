@@ -18,8 +18,8 @@ _SHORTEST = 8
 def known_secrets() -> dict[str, str]:
     """Return the environment variables whose name says that they hold a secret.
 
-    The name has one of the words KEY, TOKEN, SECRET, PASSWORD, PASSWD, PASSPHRASE or CREDENTIAL, set
-    off by underscores, in upper or lower case, and the value has eight characters or more.
+    The name has one of the words KEY, TOKEN, SECRET, PASSWORD, PASSWD, PASSPHRASE or CREDENTIAL,
+    set off by underscores, in upper or lower case, and the value has eight characters or more.
     """
     return {
         name: value

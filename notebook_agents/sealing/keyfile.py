@@ -140,13 +140,20 @@ class KeyFile:
         keys: The keys that this version knows, by id, in the file's order.
     """
 
-    def __init__(self, current: str, entries: Mapping[str, Any], keys: Mapping[str, StoredKey]) -> None:
+    def __init__(
+        self, current: str, entries: Mapping[str, Any], keys: Mapping[str, StoredKey]
+    ) -> None:
         self.current = current
         self.keys = dict(keys)
         self._entries = dict(entries)  # also those that a newer version wrote
 
     def __repr__(self) -> str:
         return f"KeyFile(current={self.current!r}, ids={tuple(self._entries)!r})"
+
+    @property
+    def whole(self) -> bool:
+        """Whether this version knows all its keys."""
+        return self.keys.keys() == self._entries.keys()
 
     def put(self, key: StoredKey, *, current: bool = False) -> None:
         """Add a key, or have it in another form."""

@@ -203,7 +203,7 @@ class KeyRing:
                 f"{KEY_VARIABLE} to that key"
             )
         if self._refused is not None:  # who has thousands of threads is not asked for each
-            raise self._refused
+            raise KeyMissingError(*self._refused.args)
         try:
             self._keys[id] = MasterKey(unlocked(stored, self.path, ask=ask))
         except KeyMissingError as error:

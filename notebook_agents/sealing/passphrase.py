@@ -62,7 +62,9 @@ class Kdf:
         The numbers are bounded: a file that somebody altered must not take all memory.
         """
         try:
-            found = cls(base64.b64decode(said["salt"], validate=True), said["n"], said["r"], said["p"])
+            found = cls(
+                base64.b64decode(said["salt"], validate=True), said["n"], said["r"], said["p"]
+            )
             known = (
                 said["name"] == NAME
                 and len(found.salt) == SALT_BYTES
@@ -148,7 +150,11 @@ def read(file: Path) -> str:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise UsageError(f"the passphrase file {file} cannot be read ({reason}): check it") from None
+        raise UsageError(
+            f"the passphrase file {file} cannot be read ({reason}): check it"
+        ) from None
     if not lines or not lines[0]:
-        raise UsageError(f"the passphrase file {file} is empty: put the passphrase into its first line")
+        raise UsageError(
+            f"the passphrase file {file} is empty: put the passphrase into its first line"
+        )
     return lines[0]
