@@ -25,6 +25,7 @@ from notebook_agents.cli.options import (
     use_journal,
 )
 from notebook_agents.cli.removing import delete
+from notebook_agents.errors import KeyMissingError
 from notebook_agents.model import NOTEBOOK
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -294,6 +295,7 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
     """Show a run's timeline.
 
     Its steps with their attempts, what was replayed, what was in doubt and why a step ran again.
+    Without the key that it is sealed with, names, times and statuses are shown all the same.
 
     \b
     Example:
@@ -304,6 +306,7 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
       thread, run, agent, status, stored, sessions, started, ended, error,
       steps_replayed, seconds_saved, usage, usage_saved,
       value (null unless it succeeded), value_error (why it cannot be shown),
+      closed (why contents are not shown: the key is not here; exit code 6),
       interrupts: [id, value, value_error, step, node, namespace]: what it asks,
       steps: [id, name, parent, namespace, outcome, replayed, was_in_doubt,
               in_doubt, seconds, key, usage,
@@ -324,12 +327,14 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
             click.echo(data.dumps(data.run_data(view, value)))
         else:
             again = resume_command(thread, journal)
-            if view.agent == NOTEBOOK:
+            if view.agent == NOTEBOOK and view.closed is None:
                 from notebook_agents.cli import notebook
 
                 again = notebook.again(opened, thread, journal)
             say = resume_command(thread, journal, command="resolve")
             click.echo(render.run(view, value, resume=again, resolve=say))
+    if view.closed is not None:
+        raise KeyMissingError(view.closed)
 
 
 @app.command()
