@@ -23,19 +23,23 @@ PRIVATE = "a secret conversation"
 
 @na.step
 def look_up(what: str) -> str:
+    """A durable call."""
     return f"{what}, answered"
 
 
 def talk(state: State) -> Any:
+    """Say something private: a node."""
     look_up(PRIVATE)
     return {"items": [PRIVATE]}
 
 
 def question(state: State) -> Any:
+    """Ask something private: a node."""
     return {"at": interrupt(PRIVATE)}
 
 
 def broken(state: State) -> Any:
+    """Fail: a node."""
     raise ValueError(PRIVATE)
 
 

@@ -1,4 +1,4 @@
-"""Rotation: data keys under a new master key, whoever is killed and whoever has the journal open."""
+"""Rotation: data keys under a new master key, whoever is killed and whoever uses the journal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from notebook_agents.journal.backup import backup, restore
 from notebook_agents.journal.check import check
 from notebook_agents.journal.locks import FileLock
 from notebook_agents.journal.repair import repair
-from notebook_agents.sealing import editing, load_ring, wrapped_by
+from notebook_agents.sealing import MasterKey, editing, load_ring, wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,13 +289,15 @@ def test_a_thread_that_begins_while_it_rotates(
     current = load_ring().current
     first: list[int] = []
 
-    def wrap(self: Any, *arguments: Any, then: Any = type(current).wrap) -> bytes:
+    then = MasterKey.wrap
+
+    def wrap(self: MasterKey, *arguments: Any) -> bytes:
         if not first:
             first.append(-1)  # the child has this function, too
             first[0] = forked(lambda: turn(home))
         return then(self, *arguments)
 
-    monkeypatch.setattr(type(current), "wrap", wrap)
+    monkeypatch.setattr(MasterKey, "wrap", wrap)
     journal.append([note("late", thread="late")], durable=True)
     assert first == [0]
     assert masters(home) == {load_ring().current_id} != {current.id}
@@ -353,9 +355,7 @@ def test_a_damaged_key_stops_it_before_anything_changes(home: Path) -> None:
     before = masters(home)
     with Journal.open(home) as held:
         with closing(sqlite3.connect(home / "queue.sqlite")) as connection, connection:
-            (wrapped,) = connection.execute(
-                "SELECT wrapped FROM keys WHERE scope = 'b'"
-            ).fetchone()
+            (wrapped,) = connection.execute("SELECT wrapped FROM keys WHERE scope = 'b'").fetchone()
             said = json.loads(wrapped)
             said["key"] = base64.b64encode(b"x" * 48).decode()
             connection.execute(
@@ -363,7 +363,7 @@ def test_a_damaged_key_stops_it_before_anything_changes(home: Path) -> None:
             )
         editing.new()
         ring = load_ring()
-        with pytest.raises(JournalDamagedError, match="scope 'b' is altered.*journal repair"):
+        with pytest.raises(JournalDamagedError, match=r"scope 'b' is altered.*journal repair"):
             rotation.rotate(held, ring, ring.current)
         assert {wrapped_by(one) for one in held.queue.keys().values()} == before
 

@@ -355,11 +355,10 @@ def _rotated(done: Rotation, ring: KeyRing) -> list[str]:
     count = _data_keys(done.rewrapped)
     found = [f"{done.home}: {count} wrapped anew; all are under key {done.master} now"]
     if done.left:
+        todo = "import it with `notebook-agents key import FILE`, and rotate again"
         left = ", ".join(f"{_data_keys(n)} of key {by}" for by, n in sorted(done.left.items()))
-        found = [
-            f"{done.home}: {count} wrapped anew with key {done.master}; left: {left}, not in the ring: "
-            f"import it with `notebook-agents key import FILE`, and rotate again"
-        ]
+        anew = f"{done.home}: {count} wrapped anew with key {done.master}"
+        found = [f"{anew}; left: {left}, which is not in the ring: {todo}"]
     if done.elsewhere:
         found.append(f"still under older keys: {', '.join(done.elsewhere)}")
     if older := _older(ring):
