@@ -266,8 +266,9 @@ def test_a_passphrase_that_is_none(text: str | None, ring: Path, tmp_path: Path,
 
 @pytest.mark.parametrize(
     "change",
-     {"p": 2**20}, {"p": 0}, {"n": "16384"}, {"salt": "AA"}, {"salt": 7}, {"name": "md5"}],
-     {"p": 2**20}, {"p": 0}, {"n": "16384"}, {"salt": "AAAA"}, {"salt": 7}, {"name": "md5"}],
+    [{"n": 2**40}, {"n": 2**21}, {"n": 2**10}, {"n": 2**14 + 1}, {"n": True}, {"r": 2**20},
+     {"r": 1}, {"p": 2**20}, {"p": 0}, {"n": "16384"}, {"salt": "AAAA"}, {"salt": 7},
+     {"name": "md5"}],
 )  # fmt: skip
 def test_parameters_are_bounded(
     change: dict[str, Any], ring: Path, home: Path, monkeypatch: pytest.MonkeyPatch
