@@ -393,6 +393,7 @@ def test_a_journal_that_was_opened_before_the_key_came(
     fill(home)
     raw, created = editing.export(None)
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "elsewhere"))
+    editing.new()
     with Journal.open(home) as journal:
         with pytest.raises(KeyMissingError):
             journal.payload(1)

@@ -152,8 +152,17 @@ class WrappedKeys:
             KeyMissingError: The master key that wraps it is not here.
             SealError: It is damaged.
         """
-        master = self._master(wrapped_by(wrapped), ask=ask)
-        return DataKey(master.unwrap(wrapped, self._context(scope)))
+        try:
+            master = self._master(wrapped_by(wrapped), ask=ask)
+            return DataKey(master.unwrap(wrapped, self._context(scope)))
+        except KeyMissingError:
+            raise
+        except SealError as error:
+            raise SealError(
+                f"the key of thread {scope!r} in {self._queue.home} does not open: {error}; nothing "
+                "of the thread was loaded, `notebook-agents journal repair` says what can be "
+                "brought back"
+            ) from error
 
     def _master(self, name: str, *, ask: bool = True) -> MasterKey:
         """Return a master key; one that came into the key file after this journal was opened."""
