@@ -1,4 +1,4 @@
-"""Types of one's own in the state: refused by name, declared, or allowed; docs/types.md says how."""
+"""Types of one's own in the state: refused by name, declared or allowed; see docs/types.md."""
 
 from __future__ import annotations
 

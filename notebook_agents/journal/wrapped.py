@@ -159,9 +159,9 @@ class WrappedKeys:
             raise
         except SealError as error:
             raise SealError(
-                f"the key of thread {scope!r} in {self._queue.home} does not open: {error}; nothing "
-                "of the thread was loaded, `notebook-agents journal repair` says what can be "
-                "brought back"
+                f"the key of thread {scope!r} in {self._queue.home} does not open: {error}; "
+                "nothing of the thread was loaded, `notebook-agents journal repair` says what can "
+                "be brought back"
             ) from error
 
     def _master(self, name: str, *, ask: bool = True) -> MasterKey:
