@@ -38,6 +38,7 @@ next. All of them survive pickling.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -52,6 +53,22 @@ class NotebookAgentsError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows: the lines of the caller, and the sentence.
+
+        This package's own lines, a screen of them, would stand between the two; they and the
+        causes are in the exception, as `traceback.print_exception` shows it.
+        """
+        import sysconfig
+        import traceback
+
+        libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+        others = (str(Path(__file__).parent), *libraries)
+        frames = traceback.extract_tb(self.__traceback__)
+        callers = [frame for frame in frames if not frame.filename.startswith(others)]
+        lines = traceback.format_list(callers)
+        return [*"".join(lines).splitlines(), f"{type(self).__name__}: {self}"]
 
 
 class UsageError(NotebookAgentsError):

@@ -177,9 +177,10 @@ LIMIT $limit;
 
 -- name: queue.newest
 -- A thread's newest checkpoints, by id as LangGraph lists them; of several with one id the one stored
--- last is the first. Lines without their parameter are left out, as above.
+-- last is the first. Lines without their parameter are left out, as above. With
+-- payloads: whoever asks reads them next.
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
-       size, NULL
+       size, payload
 FROM records
 WHERE seq > $after AND thread = $thread AND kind = 'checkpoint'
   AND ns = $ns
@@ -256,7 +257,7 @@ ORDER BY seq;
 -- name: archive.newest
 -- As queue.newest.
 SELECT seq, ts, kind, thread, scope, run, ns, step, parent, name, attempt, ref, prior, digest, refs,
-       size, NULL
+       size, payload
 FROM records
 WHERE seq < $before AND seq > $after AND thread = $thread AND kind = 'checkpoint'
   AND ns = $ns

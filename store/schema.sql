@@ -51,10 +51,11 @@ CREATE TABLE threads (
     driver_since   INTEGER
 ) WITHOUT ROWID;
 
+-- With row ids, since a row of 150 bytes is too long for one without: each would lie on two pages.
 CREATE TABLE keys (
-    scope   TEXT PRIMARY KEY,
+    scope   TEXT NOT NULL PRIMARY KEY,
     wrapped BLOB NOT NULL
-) WITHOUT ROWID;
+);
 
 -- Tells every process that a key which it may have is gone.
 CREATE TRIGGER key_deleted AFTER DELETE ON keys BEGIN

@@ -286,7 +286,7 @@ def test_an_altered_backup_is_refused_and_nothing_is_changed(home: Path) -> None
     before = listing(home)
     for path in sorted(made.path.iterdir()):
         content = path.read_bytes()
-        for altered in (content[: len(content) // 2], b"?" + content[1:], None):
+        for altered in (content[: len(content) // 2], bytes([content[0] ^ 1]) + content[1:], None):
             if altered is None:
                 path.unlink()
             else:

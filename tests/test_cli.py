@@ -280,6 +280,7 @@ def test_list_shows_every_thread_and_unfinished_only_what_can_be_resumed(here: P
         ["bad", "failing", "✗", "failed", "2"],
         ["good", "research", "✓", "succeeded", "2"],
     ]
+    assert "thread bad" in inside("show").stdout.splitlines()[0]  # what was at work last
     unfinished = inside("list", "--unfinished").stdout.splitlines()[1:]
     assert [line.split()[0] for line in unfinished] == ["bad"]
     inside("run", "agents.py:research", "--input", '{"question": "?"}', "--journal", "other")

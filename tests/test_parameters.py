@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from notebook_agents.errors import UsageError
-from notebook_agents.notebook.parameters import checked, inject, parse, text_of, value_of
+from notebook_agents.notebook.headless import run_notebook
+from notebook_agents.notebook.parameters import checked, inject, parse, text_of, unknown, value_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,18 @@ def test_what_cannot_be_written_is_refused(parameters: dict[str, Any], says: str
     """A name that Python does not have, and a value that is no plain data."""
     with pytest.raises(UsageError, match=says):
         checked(parameters)
+
+
+def test_a_name_without_a_default_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip of the pen would otherwise run the whole notebook with the default."""
+    defaults = new_code_cell("year: int = 2025\nname = ''", metadata={"tags": ["parameters"]})
+    nb = new_notebook(cells=[defaults])
+    assert unknown(nb, {"year": 1}) is None
+    assert unknown(nb, {"yeer": 1}) == "it has no default for 'yeer': its parameters are year, name"
+    assert unknown(new_notebook(cells=[new_code_cell("x")]), {"yeer": 1}) is None
+    path = tmp_path / "a.ipynb"
+    path.write_text(nbformat.writes(nb), encoding="utf-8")
+    run_notebook(path, parameters={"yeer": 1})
+    assert "notebook a.ipynb runs nevertheless, but it has no default" in capsys.readouterr().err

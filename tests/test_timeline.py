@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import escape
@@ -239,7 +240,8 @@ def test_every_outcome_is_a_glyph_and_a_word(outcome: Outcome, said: str) -> Non
 @pytest.mark.parametrize("status", list(RunStatus))
 def test_every_status_is_a_glyph_and_a_word(status: RunStatus) -> None:
     """A run in any status can be shown."""
-    assert status.replace("_", " ") in status_text(status)
+    word = "stopped" if status is RunStatus.ORPHANED else status.replace("_", " ")
+    assert word in status_text(status)
     assert status_text(status) in to_text(view(status=status)).splitlines()[0]
 
 
@@ -285,7 +287,7 @@ def test_a_retried_step_says_what_it_failed_with() -> None:
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        (Outcome.SUSPENDED, "waited for a person; run again with the answer"),
+        (Outcome.SUSPENDED, "asked, then answered"),
         (Outcome.LATE, "started by process 1, ended after it had been given up; not used"),
     ],
 )
@@ -293,6 +295,14 @@ def test_other_reasons_for_a_second_attempt_are_told(first: Outcome, said: str) 
     """A second attempt is never left unexplained."""
     text = to_text(view(step("ask", attempt(outcome=first), attempt(2))), width=120)
     assert said in text
+
+
+def test_a_question_and_its_answer_are_one_attempt() -> None:
+    """A kill between them, or a failure, is another."""
+    asked = attempt(outcome=Outcome.SUSPENDED)
+    for tries, number in (((attempt(2),), 1), ((failed("OSError: x", number=2), attempt(3)), 2)):
+        (row,) = to_text(view(step("ask", asked, *tries)), width=120).split("\n✓ ")[1:]
+        assert re.match(rf"returned\s+ask\s+{number}\s", row), row
 
 
 def test_in_a_run_that_nobody_drives_no_step_is_running() -> None:
@@ -539,6 +549,6 @@ def test_the_html_folds_like_the_text() -> None:
 
 def test_a_run_without_steps_can_be_shown() -> None:
     """A run that has just begun is a header and no table."""
-    text = to_text(view(status=RunStatus.PENDING, ended=None))
-    assert "0 steps returned" in text
+    text = to_text(view(status=RunStatus.RUNNING, ended=None))
+    assert "no step has begun" in text
     assert "table" not in Reader(to_html(view())).tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import wave
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from notebook_agents.model import Interrupt, Kind, ModelUsage, Outcome, RunStatu
 from notebook_agents.runtime import previews
 from notebook_agents.runtime.events import StepEvent
 from notebook_agents.ui import details
+from notebook_agents.ui.bundles import bundle
 from notebook_agents.ui.folding import Folding
 from notebook_agents.ui.state import run_state
 
@@ -268,3 +270,11 @@ def test_result_of_a_class_that_is_not_imported_is_said_and_not_imported(
     said = details.detail(journal, "t", 1, step_id)["result"]
     assert said.startswith("it cannot be shown here: ") and "import wave to see it" in said
     assert "wave" not in sys.modules
+
+
+def test_record_of_a_run_that_works_says_when_it_stood_so() -> None:
+    """It is read on pages that are loaded again, or another day; one that ended tells its times."""
+    at_work = view(status=RunStatus.RUNNING, ended=None, error=None)
+    said = bundle(at_work, {})["text/html"]
+    assert re.search(r"As it stood at \d\d:\d\d:\d\d \S+ on \d{4}-\d\d-\d\d", said)
+    assert "As it stood" not in bundle(view(), {})["text/html"]

@@ -287,12 +287,12 @@ def list_threads(*, unfinished: bool, journal: str | None, as_json: bool) -> Non
 
 
 @app.command()
-@click.argument("thread")
+@click.argument("thread", required=False)
 @click.option("--run", "number", type=click.IntRange(1), help="Which run; default: the newest.")
 @journal_option
 @json_option
-def show(*, thread: str, number: int | None, journal: str | None, as_json: bool) -> None:
-    """Show a run's timeline.
+def show(*, thread: str | None, number: int | None, journal: str | None, as_json: bool) -> None:
+    """Show a run's timeline; without THREAD, the newest one's.
 
     Its steps with their attempts, what was replayed, what was in doubt and why a step ran again.
     Without the key that it is sealed with, names, times and statuses are shown all the same.
@@ -321,6 +321,7 @@ def show(*, thread: str, number: int | None, journal: str | None, as_json: bool)
     import_from(Path.cwd())
 
     with existing_journal(journal) as opened:
+        thread = thread or data.newest(opened)
         view = data.read_view(opened, thread, number)
         value = data.read_value(opened, view)
         if as_json:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.errors import NotebookAgentsError, UnknownThreadError
 from notebook_agents.model import RunStatus
 
 if TYPE_CHECKING:
@@ -58,6 +58,18 @@ class Value:
 
     held: Any = None
     error: str | None = None
+
+
+def newest(journal: Journal) -> str:
+    """Return the thread that was at work last.
+
+    Raises:
+        UnknownThreadError: No agent and no notebook has run here.
+    """
+    for info in journal.threads():
+        if info.agent is not None:
+            return info.thread
+    raise UnknownThreadError(f"nothing has run yet in {journal.home}: there is nothing to show")
 
 
 def read_view(journal: Journal, thread: str, number: int | None) -> RunView:

@@ -35,6 +35,7 @@ from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime import leaving, showing
 from notebook_agents.runtime.digests import digest
 from notebook_agents.runtime.origin import Origin, here
+from notebook_agents.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -452,10 +453,10 @@ class Agent:
         check_nodes(self.journal, self.graph, head, agent=self.name, allow=self.allow)
         kept = self.read(first, ("input", "config", "context", "code", "prices"))
         if news := changed(kept["code"], self.graph):
-            sys.stderr.write(
+            say(
                 f"agent {self.name!r} is not what it was when run {head.run} of thread "
                 f"{head.thread!r} began: {', '.join(news)}; recorded results stand, what has not "
-                "run uses the code of now\n"
+                "run uses the code of now"
             )
         begun = [
             record.attempt or 0
@@ -490,7 +491,7 @@ class Agent:
         if new or (nameless and head is not None and head.info().status.finished):
             name = ids.new_thread_name(self.name)
         if showing.display(wanted=self.show) is None:
-            sys.stderr.write(f"thread: {name}\n")
+            say(f"thread: {name}")
         return name
 
     # -- helpers ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple, writes_so
 
 from notebook_agents.graph.codec import keep_error
 from notebook_agents.graph.private import ERROR
+from notebook_agents.journal import Record
 from notebook_agents.journal.values import (
     DELTA,
     LIST,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from notebook_agents.graph.appended import Own
     from notebook_agents.graph.codec import StateCodec
-    from notebook_agents.journal import Draft, Journal, Record
+    from notebook_agents.journal import Draft, Journal
     from notebook_agents.journal.chunking import Encoder, Kept
 
     Shown = Record | Own  # a checkpoint's record, or one of what was written for it
@@ -176,11 +177,22 @@ class Reader:
         self._decoder = Decoder(codec, journal.parts)
         self._payloads: dict[int, list[Any]] = {}
         self._refs: dict[int, Sequence[int]] = {}
-        self._room = self._calls = 0
+        self._room, self._calls = -1, 0
 
     def preload(self, records: Iterable[Shown]) -> None:
-        """Read the payloads of several records at once."""
-        self._read({record.seq for record in records})
+        """Read the payloads of several records at once, but of those that came with theirs."""
+        seqs = set()
+        for record in records:
+            if isinstance(record, Record) and record.payload is not None:
+                self._open(record)
+            else:
+                seqs.add(record.seq)
+        self._read(seqs)
+
+    def _open(self, record: Record) -> None:
+        if record.seq not in self._payloads:
+            self._payloads[record.seq] = unpack(self._journal.opened(record))
+            self._refs[record.seq] = record.refs
 
     def _read(self, seqs: set[int]) -> None:
         missing = seqs.difference(self._payloads)
@@ -208,6 +220,8 @@ class Reader:
         """
         self._calls += 1
         held = self._decoder.held + len(self._payloads) * _RECORD
+        if self._room < 0:  # it has read nothing but what it was first asked for
+            self._room = 2 * (held + _FEW * _RECORD)
         if held <= self._room and self._calls < _CALLS:
             return
         wanted = {record.seq for record in records}

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import platform
-import sys
 import threading
 import weakref
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -46,6 +45,7 @@ from notebook_agents.model import Kind, RunStatus
 from notebook_agents.runtime.driver import RunDriver, describe
 from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.stopping import RunStopped
+from notebook_agents.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
@@ -277,9 +277,9 @@ class Drive:
             self.runner = None
 
     def _say_what_runs(self) -> None:
-        sys.stderr.write(
+        say(
             f"thread {self.thread!r} begins no other step, and ends when "
-            f"{self.workers.names} has returned\n"
+            f"{self.workers.names} has returned"
         )
 
     def _cut_off(self, task: asyncio.Future[Any]) -> None:
@@ -501,9 +501,9 @@ class Drive:
         if not self.workers.leave(ended):
             self.journal.let_go()
             return False
-        sys.stderr.write(
+        say(
             f"thread {self.thread!r} was left while {self.workers.names} still runs: what it "
-            "returns is recorded, and this process cannot end before\n"
+            "returns is recorded, and this process cannot end before"
         )
         return True
 

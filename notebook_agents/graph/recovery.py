@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from notebook_agents.graph.run import Run
 from notebook_agents.journal import Claim, Draft
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus
+from notebook_agents.saying import say
 
 if TYPE_CHECKING:
     from notebook_agents.graph.agent import Agent
@@ -70,7 +70,7 @@ def begin(agent: Agent, recoveries: int | None) -> threading.Thread | None:
     def work() -> None:
         for thread, run in _resume(journal, agent.name, allowed):
             told = run.status if isinstance(run, Run) else f"{type(run).__name__}: {run}"
-            sys.stderr.write(f"thread {thread} went on by itself: {told}\n")
+            say(f"thread {thread} went on by itself: {told}")
 
     worker = threading.Thread(target=work, name="notebook-agents-recovery", daemon=True)
     worker.start()

@@ -89,8 +89,9 @@ def _without_log(pages: bytes) -> bytes:
 def rows(pages: bytes, page_bytes: int) -> Iterator[tuple[Any, ...]]:
     """Yield the rows on every page that looks like one with rows, whatever leads to it.
 
-    Of a table with row ids (`records`) the row id stands in the place of the first column, as
-    SQLite has it; rows of the others come as they are stored. What is torn is left out.
+    The row id stands in the place of a first column that is one (`records`), as SQLite has it; the
+    other rows come as they are stored, and those of an index as its columns and the row id. What is
+    torn is left out.
     """
     for start in range(0, len(pages) - page_bytes + 1, page_bytes):
         kind = pages[start]
@@ -121,7 +122,7 @@ def _row(pages: bytes, at: int, kind: int, page_bytes: int) -> tuple[Any, ...]:
     for type_ in types:
         value, place = _value(payload, place, type_)
         columns.append(value)
-    if row_id is not None and columns:
+    if row_id is not None and columns and columns[0] is None:
         columns[0] = row_id
     return tuple(columns)
 

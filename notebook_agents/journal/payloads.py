@@ -37,8 +37,11 @@ def opened(journal: Journal, rows: Iterable[Row]) -> dict[int, tuple[Sequence[in
         JournalDamagedError: One has columns that no record has.
     """
     found: dict[int, tuple[Sequence[int], bytes]] = {}
+    scope, key = None, None
     for row in rows:
-        key = journal.data_key(row[4] or row[3], create=False)
+        if key is None or scope != (row[4] or row[3]):
+            scope = row[4] or row[3]
+            key = journal.data_key(scope, create=False)
         try:
             found[row[0]] = open_row(row, journal_id=journal.id, key=key)
         except (SealError, TypeError, ValueError):  # another key by now, or damage: it says which

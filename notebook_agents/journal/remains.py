@@ -144,6 +144,7 @@ def _add_record(found: QueueRemains, row: Sequence[Any]) -> None:
 
 def _carve(found: QueueRemains, version: bytes) -> None:
     """Add what lies on pages that SQLite does not get to."""
+    meta: dict[str, Any] = {}
     for row in pages.rows(version, PAGE_BYTES):
         if len(row) == _RECORD_COLUMNS and isinstance(row[0], int):
             _add_record(found, row)
@@ -153,7 +154,9 @@ def _carve(found: QueueRemains, version: bytes) -> None:
             if isinstance(row[1], bytes):
                 found.keys.setdefault(row[0], row[1])
             else:
-                found.meta.setdefault(row[0], row[1])
+                meta.setdefault(row[0], row[1])
+    for name in meta.keys() - found.keys.keys():  # the others are of the index of the keys
+        found.meta.setdefault(name, meta[name])
 
 
 def _newer(row: dict[str, Any], head: dict[str, Any]) -> bool:

@@ -256,9 +256,9 @@ class Journal:
     def newest_checkpoints(
         self, thread: str, ns: str | None, limit: int, *, until: str | None = None
     ) -> list[Record]:
-        """Return the checkpoints with the largest ids of a thread, hidden or not, in that order.
+        """Return a thread's checkpoints with the largest ids, in that order, with their payloads.
 
-        At most `limit`, of one namespace or (None) of all, and only those with ids below `until`.
+        At most `limit`, hidden or not, of one namespace or (None) of all, with ids below `until`.
         """
         self._check_open()
         if (after := self._behind(thread, 0)) is None:

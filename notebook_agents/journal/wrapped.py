@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from notebook_agents.errors import (
 from notebook_agents.journal import keycopy
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.sql import query
+from notebook_agents.saying import say
 from notebook_agents.sealing import DataKey, KeyRing, MasterKey, load_ring, wrapped_by
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ class WrappedKeys:
         if self._ring is None:
             self._ring = load_ring(create=other is None)
             if self._ring.created_at is not None:
-                sys.stderr.write(
-                    f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy\n"
+                say(
+                    f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy, "
+                    "without it nothing that is kept here can be read"
                 )
         if wrapped is None:
             if not create:

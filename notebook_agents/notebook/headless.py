@@ -26,6 +26,7 @@ from notebook_agents.notebook.cells import need, read
 from notebook_agents.notebook.errors import NotebookStoppedError
 from notebook_agents.notebook.execution import SESSION_VARIABLE, Execution
 from notebook_agents.notebook.steps import watching
+from notebook_agents.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -169,6 +170,8 @@ class _Work:
         self._notebook = Path(path).absolute()
         self._nb = read(self._notebook, any_language=options.get("kernel_name") is not None)
         self._parameters = parameters_.checked(parameters)
+        if (odd := parameters_.unknown(self._nb, self._parameters)) is not None:
+            say(f"notebook {self._notebook.name} runs nevertheless, but {odd}")
         parameters_.inject(self._nb, self._parameters)
         self._out = Path(out or self._notebook.with_suffix(".executed.ipynb")).absolute()
         self._cwd = Path(cwd or self._notebook.parent).absolute()

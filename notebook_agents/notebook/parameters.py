@@ -6,6 +6,7 @@ They are assignments in a cell tagged `injected-parameters`. It stands behind th
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from keyword import iskeyword
@@ -98,6 +99,25 @@ def inject(nb: NotebookNode, parameters: Mapping[str, Any]) -> None:
         return
     place = _tagged(nb, DEFAULTS)
     nb.cells.insert(0 if place is None else place + 1, cell)
+
+
+def unknown(nb: NotebookNode, parameters: Mapping[str, Any]) -> str | None:
+    """Return a sentence on the parameters that the notebook has no default for; None: it has all.
+
+    A notebook without a cell of defaults, or with one that cannot be read, takes any.
+    """
+    place = _tagged(nb, DEFAULTS)
+    if place is None:
+        return None
+    try:
+        tree = ast.parse(nb.cells[place].source)
+    except SyntaxError:
+        return None
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names = [node.id for node in found if isinstance(node.ctx, ast.Store)]
+    odd = [repr(name) for name in parameters if name not in names]
+    known = ", ".join(dict.fromkeys(names)) or "none"
+    return f"it has no default for {', '.join(odd)}: its parameters are {known}" if odd else None
 
 
 def _tagged(nb: NotebookNode, tag: str) -> int | None:

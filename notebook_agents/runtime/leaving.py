@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents.runtime.steps import current
 from notebook_agents.runtime.stopping import RunStopped
+from notebook_agents.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ def _to_wait_for(journal_id: str, thread: str) -> Workers | None:
     workers, here = _left.get((journal_id, thread)), current()
     if workers is None or (here is not None and here[0].thread == thread):
         return None  # a step cannot wait for itself: it is told that the thread is busy
-    sys.stderr.write(f"thread {thread!r} was left while steps ran: waiting for {workers.names}\n")
+    say(f"thread {thread!r} was left while steps ran: waiting for {workers.names}")
     return workers
 
 

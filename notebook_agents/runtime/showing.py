@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from notebook_agents import settings
+from notebook_agents.saying import in_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Display(Protocol):
 def display(*, wanted: bool | None = None) -> Display | None:
     """Return what shows runs in this process; None where nothing does, or nobody wants it."""
     global _missing
-    if wanted is False or _missing or not _in_kernel():
+    if wanted is False or _missing or not in_kernel():
         return None
     try:
         if wanted is None and settings.timeline() == "off":
@@ -101,11 +101,6 @@ def stored(run: Shown, *, wanted: bool | None = None) -> None:
     """Show a run whose recorded answer is given without running anything."""
     if run.stored and (shows := display(wanted=wanted)) is not None:
         shows.stored(run)
-
-
-def _in_kernel() -> bool:
-    app = sys.modules.get("ipykernel.kernelapp")
-    return app is not None and bool(app.IPKernelApp.initialized())
 
 
 def _not_here() -> None:

@@ -73,7 +73,7 @@ _STATUSES: Mapping[RunStatus, _Look] = {
     RunStatus.CANCELLED: _Look(glyph="–", word="cancelled", tone="doubt"),
     RunStatus.WAITING: _Look(glyph="‖", word="waiting", tone="doubt"),
     RunStatus.IN_DOUBT: _Look(glyph="?", word="in doubt", tone="doubt"),
-    RunStatus.ORPHANED: _Look(glyph="!", word="orphaned", tone="doubt"),
+    RunStatus.ORPHANED: _Look(glyph="!", word="stopped", tone="doubt"),
 }
 
 
@@ -145,6 +145,8 @@ def summary(view: RunView) -> str:
         spent = ", ".join([*_spent(view.usage_saved), duration(seconds)])
         return f"{_count(len(saved), 'step')} replayed: {spent} not spent again"
     returned = sum(step.outcome is Outcome.RETURNED for step in view.steps)
+    if not view.steps and view.status in (RunStatus.RUNNING, RunStatus.ORPHANED):
+        return "no step has begun"
     if returned == len(view.steps):
         return f"{_count(returned, 'step')} returned"
     return f"{returned} of {_count(len(view.steps), 'step')} returned"
@@ -304,7 +306,7 @@ def _loud(view: RunView, children: Mapping[str | None, Sequence[Step]]) -> dict[
             visit(child)
         outcome = outcome_in(step, view)
         below = [loud[child.id] for child in children.get(step.id, ()) if child.id in loud]
-        if len(step.attempts) > 1 or below or outcome not in (Outcome.RETURNED, Outcome.RUNNING):
+        if tries(step) > 1 or below or outcome not in (Outcome.RETURNED, Outcome.RUNNING):
             loud[step.id] = outcome is Outcome.FAILED or any(below)
 
     for step in children.get(None, ()):
@@ -349,7 +351,7 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
         depth=depth,
         look=_OUTCOMES[outcome_in(step, view)],
         name=clean(step.name),
-        attempts=str(len(step.attempts)),
+        attempts=str(tries(step)),
         tokens=_tokens(step.usage),
         time="" if seconds is None else duration(seconds),
         mark="replayed" if step.replayed else "",
@@ -366,7 +368,7 @@ def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
     else:
         said = ", ".join(f"{count} {word}" for word, count in words.most_common())
     replayed = sum(step.replayed for step in steps)
-    again = sum(len(step.attempts) > 1 for step in steps)
+    again = sum(tries(step) > 1 for step in steps)
     if again:
         said += f", {'all' if again == len(steps) else again} of them run again"
     mark = "" if not replayed else "replayed" if replayed == len(steps) else f"{replayed} replayed"
@@ -409,6 +411,12 @@ def _notes(step: Step, view: RunView) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def tries(step: Step) -> int:
+    """Return how often the step was tried: what asked a person and what went on are one try."""
+    asked = sum(attempt.outcome is Outcome.SUSPENDED for attempt in step.attempts[:-1])
+    return len(step.attempts) - asked
+
+
 def why_again(attempt: Attempt) -> str:
     """Say why `attempt` was not the step's last one."""
     match attempt.outcome:
@@ -417,7 +425,7 @@ def why_again(attempt: Attempt) -> str:
                 f"failed in process {attempt.session}: {_shorten(attempt.error or '?')}; run again"
             )
         case Outcome.SUSPENDED:
-            return "waited for a person; run again with the answer"
+            return "asked, then answered"
         case Outcome.LATE:
             return (
                 f"started by process {attempt.session}, ended after it had been given up; not used"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents import settings
+from notebook_agents import clock, settings
 from notebook_agents.errors import NotebookAgentsError
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime import previews
@@ -45,7 +45,8 @@ def bundle(view: RunView, state: State) -> dict[str, Any]:
     """
     return {
         MEDIA_TYPE: state,
-        "text/html": f'<div class="na-record">{to_html(view)}{_hint(view)}{_ONE_OF_BOTH}</div>',
+        "text/html": f'<div class="na-record">{_as_of(view)}{to_html(view)}{_hint(view)}'
+        f"{_ONE_OF_BOTH}</div>",
         "text/plain": to_text(view),
     }
 
@@ -64,6 +65,14 @@ def publish(shown: dict[str, Any], **options: Any) -> None:
     from IPython.display import display
 
     display(shown, raw=True, **options)  # type: ignore[no-untyped-call]
+
+
+def _as_of(view: RunView) -> str:
+    """Return, of a run that works, when it stood so: a page that is loaded again shows it later."""
+    if view.status is not RunStatus.RUNNING:
+        return ""
+    now = clock.from_us(clock.now_us()).astimezone()
+    return f"<p>As it stood at {now:%H:%M:%S %Z} on {now:%Y-%m-%d}: a record, no live view.</p>"
 
 
 def _hint(view: RunView) -> str:

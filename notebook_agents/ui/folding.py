@@ -155,6 +155,8 @@ class Folding:
         counts["in_doubt"] = counts.pop(str(Outcome.UNCERTAIN))
         total, returned = len(self._states), counts["returned"]
         told = f"{returned} of {total} step{'' if total == 1 else 's'} returned"
+        if not total:
+            told = summary(self._view)
         if self._view.replayed:
             told = f"{summary(self._view)} · {told}"
         counts |= {"steps": total, "replayed": self._head["counts"]["replayed"]}

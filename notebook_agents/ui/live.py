@@ -43,8 +43,9 @@ R = TypeVar("R")
 _PAUSE_SECONDS = 0.25
 _SHARE = 40
 """An update may take one part in so many of the time."""
-_BUNDLE_SECONDS = (4.0, 30.0)
-"""Between two bundles, where a widget shows what happens in between: at first, and later."""
+_BUNDLE_SECONDS = (0.5, 30.0)
+"""Between two bundles, where a widget shows what happens in between: at first, and later. A
+notebook that is saved when its kernel was killed has what the last one had."""
 _WHOLE_SECONDS = 1.0
 """After so long the widget gets everything once more: a page may have missed what came first."""
 _JOIN_SECONDS = 5.0
@@ -120,7 +121,7 @@ class Live:
         self._display()
         self._over = threading.Event()
         self._between = _BUNDLE_SECONDS[0]
-        self._due = time.monotonic() + self._between
+        self._due = 0.0
         self._watching.enter_context(observe(self._note))
         self._thread = threading.Thread(
             target=copy_context().run,

@@ -20,7 +20,7 @@ def static(name: str) -> str:
     return files("notebook_agents.ui").joinpath("static", name).read_text("utf-8")
 
 
-PARTS = ("looks", "tree", "forms", "kernel", "timeline", "widget")
+PARTS = ("looks", "tree", "rows", "forms", "kernel", "timeline", "widget")
 
 
 def component() -> str:

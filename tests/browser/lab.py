@@ -165,19 +165,19 @@ class Lab:
     def run(self, number: int) -> None:
         """Run a cell as Ctrl-Enter does; return when it has begun."""
         prompt = self.cell(number).locator(".jp-InputPrompt")
-        before = prompt.inner_text()
+        # A fresh kernel may give the cell the number that it has already.
         self.page.evaluate(
             f"""number => {{
                 const panel = {_PANEL};
                 panel.content.activeCellIndex = number;
                 panel.content.deselectAll();
+                panel.content.activeCell.model.executionCount = null;
                 window.jupyterapp.commands.execute('notebook:run-cell');
             }}""",
             number,
         )
         self.page.wait_for_function(
-            "([prompt, before]) => prompt.innerText !== before",
-            arg=[prompt.element_handle(), before],
+            "prompt => !['', '[ ]:'].includes(prompt.innerText)", arg=prompt.element_handle()
         )
 
     def done(self, number: int) -> None:

@@ -90,6 +90,7 @@ def test_a_question_is_answered_under_the_cell(lab: Callable[..., Lab]) -> None:
     form.get_by_label("Your answer").fill("Tromsø")
     form.get_by_role("button", name="Answer").click()
     desk.status("succeeded").wait_for()
+    desk.step("ask", "returned, answered").wait_for()  # and no "2 attempts"
     desk.shot("2-answered")
     assert desk.effects() == ["book Tromsø"]
 
@@ -220,9 +221,12 @@ def test_a_reload_in_mid_run_shows_the_run_again(lab: Callable[..., Lab]) -> Non
     tab.open(busy=True)
     desk.output.get_by_text("na.resume(").wait_for()
     assert "Loading widget" not in desk.output.inner_text()
+    old = desk.output.get_by_text("As it stood at")  # it says that it is a record
+    assert old.is_visible()
     desk.shot("1-running")
     desk.go()
     desk.status("succeeded").wait_for()
+    assert not old.is_visible()
     desk.shot("2-succeeded")
     tab.save()
     tab.open()
@@ -360,6 +364,7 @@ def test_ten_thousand_steps_are_walked_by_keyboard(lab: Callable[..., Lab]) -> N
     most = scroller.evaluate(
         """async scroller => {
             const frame = () => new Promise(requestAnimationFrame);
+            const made = new Set();
             let most = 0;
             for (let top = 0; top < scroller.scrollHeight; top += scroller.scrollHeight / 50) {
                 scroller.scrollTop = top;
@@ -373,8 +378,15 @@ def test_ten_thousand_steps_are_walked_by_keyboard(lab: Callable[..., Lab]) -> N
                     return box.top <= middle && box.bottom >= middle;
                 });
                 if (!covered) throw new Error(`nothing is drawn at ${top}`);
+                for (const row of rows) {  // a row's element is used again: it says what it is now
+                    const number = Number(row.querySelector('.nat-label').textContent.slice(5));
+                    const place = number === 1 ? 0 : number - 10;  // step 1 is folded
+                    if (row.parentNode.offsetTop !== 28 * place) throw new Error(row.textContent);
+                }
                 most = Math.max(most, rows.length);
+                for (const row of rows) made.add(row);
             }
+            if (made.size > 200) throw new Error(`${made.size} elements were made`);
             return most;
         }"""
     )

@@ -1,6 +1,6 @@
 /* What a person fills in or reads in detail: answers, decisions, an opened row. */
 
-import { LOOKS, button, clock, duration, money, node } from "./looks.js";
+import { LOOKS, button, clock, duration, money, node, tries } from "./looks.js";
 
 function formOf(title) {
   const made = node("fieldset", "nat-form");
@@ -57,7 +57,7 @@ function parsed(field) {
 export function review(asked, answer) {
   const single = asked.value.type === "tool_approval";
   const requests = single ? [asked.value] : asked.value.action_requests;
-  const form = formOf(`${asked.node} asks before ${requests.length === 1 ? "it calls a tool" : "it calls tools"}`);
+  const form = formOf(requests.length === 1 ? "Decide on a tool call" : `Decide on ${requests.length} tool calls`);
   const send = button("Send", "Send these decisions", () => {
     const decisions = parts.map((part) => part.decision());
     if (decisions.every(Boolean)) answer(form, single ? decisions[0] : { decisions });
@@ -84,17 +84,21 @@ function decisionOn(asked, allowed, chosen) {
   element.setAttribute("role", "group");
   element.setAttribute("aria-label", `call of ${asked.name}`);
   element.append(node("code", "nat-tool", asked.name));
-  if (asked.description) element.append(node("p", "nat-soft nat-wrap", asked.description));
+  // LangChain's own description repeats the call, which stands here already.
+  const description = (asked.description || "").split(`\n\nTool: ${asked.name}\nArgs: `)[0];
+  if (description) element.append(node("p", "nat-soft nat-wrap", description));
   const args = area("Arguments, as JSON", JSON.stringify(asked.args ?? {}, null, 2));
   args.input.readOnly = true;
-  const reason = area("Reason (the model reads it)", "");
+  const reason = area("Reason", "");
+  const titles = { reject: "Reason (the model reads it)", respond: "What the model gets in place of the tool's result" };
   reason.label.hidden = true;
   const bar = node("div", "nat-buttons");
   let choice = null;
   const choose = (what) => {
     choice = what;
     args.input.readOnly = what !== "edit";
-    reason.label.hidden = what !== "reject" && what !== "respond";
+    reason.label.hidden = !titles[what];
+    reason.label.firstChild.textContent = titles[what] || "";
     for (const one of bar.children) one.setAttribute("aria-pressed", String(one.dataset.what === what));
     if (what === "edit") args.input.focus();
     else if (!reason.label.hidden) reason.input.focus();
@@ -155,8 +159,8 @@ export function facts(step, said) {
   for (const attempt of step.attempts) {
     if (attempt.error) fact(step.attempts.length > 1 ? `error ${attempt.number}` : "error", attempt.error, "nat-error");
   }
-  if (step.attempts.length > 1) fact("attempts", step.attempts.map((one) => attempt(one)).join("\n"));
-  for (const one of step.decisions) fact("said", `${one.said.replaceAll("_", " ")} (attempt ${one.attempt}), ${one.user} on ${one.host}, ${clock(one.at)}`);
+  if (step.attempts.length > 1) fact(tries(step).number > 1 ? "attempts" : "course", step.attempts.map(attempt).join("\n"));
+  for (const one of step.decisions) fact("said", `${one.said.replaceAll("_", " ")}${tries(step).number > 1 ? ` (attempt ${one.attempt})` : ""}, ${one.user} on ${one.host}, ${clock(one.at)}`);
   const cost = step.cost === null || step.cost === undefined ? "" : ` · ${money(step.cost)}`;
   fact("step", `${step.id} · started ${clock(step.started)}${cost}`);
   if (step.undecided) parts.push(resolving(step, said));

@@ -6,7 +6,7 @@ const TRIES = 3;
 const STOP_MS = 3000; // after this a kernel that does not answer is interrupted
 
 /** Execute a request in a kernel, of @jupyterlab/services; return the reply. */
-export async function execute(kernel, asked, onState) {
+export async function execute(kernel, asked, onState, onText) {
   const said = JSON.stringify(JSON.stringify(asked));
   const code = `__import__("notebook_agents.ui.actions", fromlist=["request"]).request(${said})`;
   let reply = null;
@@ -15,6 +15,7 @@ export async function execute(kernel, asked, onState) {
     const future = kernel.requestExecute({ code, silent: false, store_history: false, stop_on_error: false, allow_stdin: false });
     future.onIOPub = ({ header, content }) => {
       if (header.msg_type === "error") problem = `${content.ename}: ${content.evalue}`;
+      if (header.msg_type === "stream" && onText) onText(content);
       const data = content.data || {};
       if (data[REPLY]) reply = data[REPLY];
       if (data[MEDIA_TYPE] && onState) onState(data[MEDIA_TYPE], data);
@@ -51,18 +52,31 @@ async function stop(kernel, asked) {
 /** Put a run's new record in the place of its old ones in a notebook: a fresh kernel, which did not
  *  run that cell, cannot. `cells` are of @jupyterlab/notebook's model. */
 function renew(cells, record) {
-  const { thread, run, journal } = record[MEDIA_TYPE];
-  for (const { outputs } of cells) {
-    for (let place = 0; outputs && place < outputs.length; place++) {
-      const old = outputs.get(place).data[MEDIA_TYPE];
-      if (!old || old.thread !== thread || old.run !== run || old.journal !== journal) continue;
-      outputs.set(place, { output_type: "display_data", data: record, metadata: {} });
-    }
+  for (const { outputs, place } of records(cells, record[MEDIA_TYPE])) {
+    outputs.set(place, { output_type: "display_data", data: record, metadata: {} });
   }
 }
 
+/** Put what a run prints that a button began under the cell that shows it, as a cell's own prints. */
+function print(cells, state, { name, text }) {
+  const [shown] = records(cells, state);
+  if (shown) shown.outputs.add({ output_type: "stream", name, text });
+}
+
+/** Where a run's records are: {outputs, place} of each. */
+function records(cells, { thread, run, journal }) {
+  const found = [];
+  for (const { outputs } of cells) {
+    for (let place = 0; outputs && place < outputs.length; place++) {
+      const old = outputs.get(place).data[MEDIA_TYPE];
+      if (old && old.thread === thread && old.run === run && old.journal === journal) found.push({ outputs, place });
+    }
+  }
+  return found;
+}
+
 /** What `mount` needs, for the kernel that `current` returns at each moment. */
-export function kernelActions(current, onState, otherwise) {
+export function kernelActions(current, onState, otherwise, onText) {
   return {
     request(asked) {
       const kernel = current();
@@ -70,7 +84,7 @@ export function kernelActions(current, onState, otherwise) {
       if (asked.action === "stop") return stop(kernel, asked);
       const busy = kernel.status === "busy" && kernel.supportsSubshells;
       if (asked.action === "detail" && busy) return executeBeside(kernel, asked);
-      return execute(kernel, asked, onState);
+      return execute(kernel, asked, onState, onText);
     },
     watch(tell) {
       const kernel = current();

@@ -65,6 +65,14 @@ export function badge(look, className) {
   return made;
 }
 
+/** How often a step was tried, and how often it asked: what asked and what went on are one try. */
+export function tries(step) {
+  const asked = step.attempts.slice(0, -1).filter((one) => one.outcome === "suspended").length;
+  const number = step.attempts.length - asked;
+  const said = [asked ? "answered" : "", number > 1 ? `${number} attempts` : ""].filter(Boolean);
+  return { number, said };
+}
+
 export function works(state) {
   return state.status === "running" || state.status === "pending";
 }

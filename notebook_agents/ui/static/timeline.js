@@ -11,7 +11,8 @@
  * Everything that users, models and tools said is set as text, never as markup.
  */
 
-import { LOOKS, badge, button, count, duration, money, node, works } from "./looks.js";
+import { LOOKS, badge, button, count, duration, money, node, tries, works } from "./looks.js";
+import { emptyItem, fillItem, lowerBound, setActive, setText, timeOf, whyOf } from "./rows.js";
 import { facts, question, review } from "./forms.js";
 import { Tree } from "./tree.js";
 
@@ -43,6 +44,14 @@ class Timeline {
     this.details = new Map();
     this.heights = new Map();
     this.lines = [];
+    this.doubts = new Set();
+    this.clicks = {
+      open: (id) => {
+        this.setActive(id);
+        this.open(id, !this.memory.open.has(id));
+      },
+      fold: (id) => this.fold(id, !this.memory.folded.has(id)),
+    };
     this.root = node("div", "nat-timeline");
     this.header = node("div", "nat-header");
     this.buttons = node("div", "nat-buttons");
@@ -116,24 +125,28 @@ class Timeline {
     const whole = other || (news.cut === 0 && news.steps.length >= this.tree.steps.size);
     this.state = { ...(other ? {} : before), ...news, steps: null };
     if (other) this.remember(news);
-    this.tree.take(news.steps, whole);
-    this.undecided = false;
-    this.wide = { again: false, tokens: false, replayed: false };
-    for (const step of this.tree.steps.values()) {
-      this.undecided = this.undecided || step.undecided;
-      this.wide.again = this.wide.again || step.attempts.length > 1;
-      this.wide.tokens = this.wide.tokens || Boolean(step.tokens);
-      this.wide.replayed = this.wide.replayed || step.replayed;
-      if (step.undecided && !this.memory.asked.has(step.id)) {
-        this.memory.asked.add(step.id);
-        this.memory.open.add(step.id);
-      }
-    }
+    const others = this.tree.take(news.steps, whole);
+    if (whole) this.doubts = new Set();
+    if (whole) this.wide = { again: 0, tokens: false, replayed: false };
+    for (const step of news.steps) this.note(step);
+    this.undecided = this.doubts.size > 0;
     if (works(this.state) ? !before || !works(before) || this.resumed(before) : true) this.lost = false;
     for (const step of news.steps) this.renewDetails(step.id);
     this.drawHeader(before);
     this.drawForms();
-    this.layout(works(this.state));
+    this.layout({ follow: works(this.state), others });
+  }
+
+  /** Take note of what a step needs beside its row. */
+  note(step) {
+    this.wide.again = Math.max(this.wide.again, tries(step).said.length);
+    this.wide.tokens = this.wide.tokens || Boolean(step.tokens);
+    this.wide.replayed = this.wide.replayed || step.replayed;
+    if (!step.undecided) this.doubts.delete(step.id);
+    else this.doubts.add(step.id);
+    if (!step.undecided || this.memory.asked.has(step.id)) return;
+    this.memory.asked.add(step.id);
+    this.memory.open.add(step.id);
   }
 
   resumed(before) {
@@ -174,7 +187,7 @@ class Timeline {
     if (!this.state || !works(this.state) || this.lost) return;
     for (const [id, row] of this.drawn) {
       const step = this.tree.steps.get(id);
-      if (step && step.state === "running") row.querySelector(".nat-time").textContent = this.time(step);
+      if (step && step.state === "running") setText(row.parts.time, this.time(step));
     }
   }
 
@@ -321,14 +334,17 @@ class Timeline {
 
   // -- the tree --------------------------------------------------------------------------------------
 
-  /** Compute the rows anew and draw those that are seen. */
-  layout(follow) {
+  /** Compute the rows, anew unless they are of the same steps, and draw those that are seen. */
+  layout({ follow = false, others = true } = {}) {
     const words = this.memory.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const many = this.tree.steps.size > FILTER_FROM;
     this.filter.hidden = !many && !words.length;
     const atEnd = this.scroller.scrollTop + this.scroller.clientHeight >= this.scroller.scrollHeight - ROW;
-    this.lines = this.tree.rows(this.memory.folded, words);
-    for (const [name, width] of Object.entries({ again: "6em", tokens: "8em", replayed: "5em" })) {
+    if (others || words.length) {
+      this.lines = this.tree.rows(this.memory.folded, words);
+      this.tops = null;
+    }
+    for (const [name, width] of Object.entries({ again: `${6 * this.wide.again}em`, tokens: "8em", replayed: "5em" })) {
       this.canvas.style.setProperty(`--nat-${name}`, this.wide[name] ? width : "0");
     }
     this.canvas.setAttribute("aria-label", `steps of ${this.state.agent}, thread ${this.state.thread}`);
@@ -364,124 +380,84 @@ class Timeline {
     return ROW + (this.memory.open.has(id) ? this.heights.get(id) || 120 : 0);
   }
 
-  /** Draw the rows that are seen, and no others: 10,000 stay as smooth as ten. */
-  paint() {
-    if (!this.state) return;
-    const tops = new Array(this.lines.length);
+  /** Compute where each row is, if that may have changed. */
+  measure() {
+    const open = [...this.memory.open].join();
+    if (this.tops && open === this.measured) return;
+    this.measured = open;
+    this.tops = new Array(this.lines.length);
     let total = 0;
     this.lines.forEach((line, place) => {
-      tops[place] = total;
+      this.tops[place] = total;
       total += this.height(line.id);
     });
     this.canvas.style.height = `${total}px`;
+  }
+
+  /** Draw the rows that are seen, and no others: 10,000 stay as smooth as ten. */
+  paint() {
+    if (!this.state) return;
+    this.measure();
+    const { lines, tops } = this;
     const top = this.scroller.scrollTop;
     const bottom = top + (this.scroller.clientHeight || 480);
     let first = 0;
-    let last = this.lines.length - 1;
-    if (this.lines.length > 4 * AROUND) {
+    let last = lines.length - 1;
+    if (lines.length > 4 * AROUND) {
       first = Math.max(0, lowerBound(tops, top) - AROUND);
       last = Math.min(last, lowerBound(tops, bottom) + AROUND);
     }
     const seen = new Set();
-    let moved = false;
-    for (let place = first; place <= last; place++) {
-      const line = this.lines[place];
-      seen.add(line.id);
-      moved = this.drawRow(line, tops[place]) || moved;
-    }
-    for (const [id, row] of this.drawn) {
-      if (seen.has(id) || row.contains(document.activeElement)) continue;
-      row.remove();
+    for (let place = first; place <= last; place++) seen.add(lines[place].id);
+    const spare = []; // elements of rows that went out of sight: for those that come into it
+    for (const [id, item] of this.drawn) {
+      if (seen.has(id) || item.contains(document.activeElement)) continue;
       this.drawn.delete(id);
+      spare.push(item);
     }
+    let moved = false;
+    for (let place = first; place <= last; place++) moved = this.drawRow(lines[place], tops[place], spare) || moved;
+    for (const item of spare) item.remove();
     this.setActive(this.memory.active);
     if (moved && !this.again) {
       this.again = true; // what was opened has a height now
+      this.tops = null;
       this.paint();
       this.again = false;
     }
   }
 
   /** Draw one row; return whether its height turned out to be another. */
-  drawRow(line, top) {
+  drawRow(line, top, spare) {
     const step = this.tree.steps.get(line.id);
     const open = this.memory.open.has(line.id);
-    const mark = [line.depth, line.position, line.size, line.inner, this.memory.folded.has(line.id), open, this.lost].join();
-    let row = this.drawn.get(line.id);
-    if (!row || row.step !== step || row.mark !== mark) {
-      const fresh = row || node("div", "nat-item");
-      fresh.step = step;
-      fresh.mark = mark;
-      this.fillRow(fresh, line, step, open);
-      if (!row) this.canvas.append(fresh);
-      this.drawn.set(line.id, (row = fresh));
+    const folded = this.memory.folded.has(line.id);
+    const mark = [line.depth, line.position, line.size, line.inner, folded, open, this.lost].join();
+    let item = this.drawn.get(line.id);
+    if (!item) {
+      item = spare.pop() || this.canvas.appendChild(emptyItem(this.clicks));
+      this.drawn.set(line.id, item);
     }
-    row.style.top = `${top}px`;
+    if (item.step !== step || item.mark !== mark) {
+      const state = this.lost && step.state === "running" ? "uncertain" : step.state;
+      Object.assign(item, { step, mark });
+      fillItem(item, step, {
+        name: this.name, line, state, folded, open, time: this.time(step), why: this.lost ? "" : whyOf(step),
+      });
+      const details = open ? this.detailsOf(step) : null;
+      if (item.lastChild !== item.row && item.lastChild !== details) item.lastChild.remove();
+      if (details && item.lastChild !== details) item.append(details);
+    }
+    if (item.top !== top) item.style.top = `${(item.top = top)}px`;
     if (!open) return false;
-    const height = row.lastChild.offsetHeight;
+    const height = item.lastChild.offsetHeight;
     if (!height || height === this.heights.get(line.id)) return false;
     this.heights.set(line.id, height);
     return true;
   }
 
-  fillRow(item, line, step, open) {
-    const folded = this.memory.folded.has(line.id);
-    const state = this.lost && step.state === "running" ? "uncertain" : step.state;
-    const row = node("div", "nat-row");
-    row.id = `${this.name}-${step.id}`;
-    row.setAttribute("role", "treeitem");
-    row.setAttribute("aria-level", line.depth);
-    row.setAttribute("aria-posinset", line.position);
-    row.setAttribute("aria-setsize", line.size);
-    row.setAttribute("aria-selected", "false");
-    if (line.inner) row.setAttribute("aria-expanded", String(!folded));
-    const name = node("span", "nat-name");
-    name.style.paddingLeft = `${(line.depth - 1) * 18}px`;
-    const twist = node("span", "nat-twist", line.inner ? (folded ? "▹" : "▿") : "");
-    twist.setAttribute("aria-hidden", "true");
-    twist.addEventListener("click", (event) => {
-      event.stopPropagation();
-      this.fold(line.id, !folded);
-    });
-    name.append(twist, node("span", "nat-label", step.name));
-    const again = step.attempts.length > 1 ? `${step.attempts.length} attempts` : "";
-    const hint = step.undecided ? "decide below" : open ? "" : step.args || "";
-    row.append(
-      badge(state, "nat-state"), name, node("span", "nat-hint", hint), node("span", "nat-again", again),
-      node("span", "nat-number", step.tokens ? `${step.tokens.toLocaleString()} tokens` : ""),
-      node("span", "nat-number nat-time", this.time(step)), node("span", "nat-mark", step.replayed ? "replayed" : ""),
-    );
-    row.title = this.lost ? "" : this.why(step);
-    row.setAttribute("aria-label", this.spoken(step, state));
-    row.addEventListener("click", () => {
-      this.setActive(line.id);
-      this.open(line.id, !this.memory.open.has(line.id));
-    });
-    const parts = [row];
-    if (open) parts.push(this.detailsOf(step));
-    item.replaceChildren(...parts);
-  }
-
   time(step) {
-    if (step.state === "running" && works(this.state) && !this.lost) {
-      const began = new Date(step.attempts[step.attempts.length - 1].started);
-      return duration((Date.now() - began) / 1000);
-    }
-    return step.seconds === null ? "" : duration(step.seconds);
-  }
-
-  why(step) {
-    return step.attempts.map((attempt) => attempt.why || attempt.error || "").filter(Boolean).join("\n").slice(0, 600);
-  }
-
-  spoken(step, state) {
-    const said = [step.name, (LOOKS[state] || ["", state])[1]];
-    if (step.replayed) said.push("replayed");
-    if (step.attempts.length > 1) said.push(`${step.attempts.length} attempts`);
-    if (step.seconds !== null) said.push(duration(step.seconds));
-    if (step.tokens) said.push(count(step.tokens, "token"));
-    if (step.undecided) said.push("has to be decided");
-    return said.join(", ");
+    return timeOf(step, this.lost ? null : this.state);
   }
 
   // -- an opened row ---------------------------------------------------------------------------------
@@ -540,11 +516,7 @@ class Timeline {
 
   setActive(id) {
     this.memory.active = id;
-    for (const [other, item] of this.drawn) {
-      const row = item.firstChild;
-      row.classList.toggle("nat-active", other === id);
-      row.setAttribute("aria-selected", String(other === id));
-    }
+    for (const [other, item] of this.drawn) setActive(item, other === id);
     if (id !== null && this.drawn.has(id)) this.canvas.setAttribute("aria-activedescendant", `${this.name}-${id}`);
     else this.canvas.removeAttribute("aria-activedescendant");
   }
@@ -552,8 +524,8 @@ class Timeline {
   goTo(place) {
     if (!this.lines.length) return;
     const to = Math.max(0, Math.min(place, this.lines.length - 1));
-    let top = 0;
-    for (let before = 0; before < to; before++) top += this.height(this.lines[before].id);
+    this.measure();
+    const top = this.tops[to];
     const { scrollTop, clientHeight } = this.scroller;
     if (top < scrollTop) this.scroller.scrollTop = top;
     else if (top + ROW > scrollTop + clientHeight) this.scroller.scrollTop = top + ROW - clientHeight;
@@ -580,16 +552,4 @@ class Timeline {
     event.preventDefault();
     event.stopPropagation();
   }
-}
-
-/** The last place whose top is not below `value`. */
-function lowerBound(tops, value) {
-  let low = 0;
-  let high = tops.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if (tops[middle] <= value) low = middle;
-    else high = middle - 1;
-  }
-  return low;
 }

@@ -8,19 +8,22 @@ export class Tree {
     this.children = new Map();
   }
 
+  /** Take steps in; return whether there are others than before. */
   take(steps, whole) {
+    const before = this.steps.size;
     if (whole) {
       this.steps.clear();
       this.children.clear();
     }
     for (const step of steps) {
-      const before = this.steps.get(step.id);
-      this.steps.set(step.id, before && step.result === null ? { ...step, result: before.result } : step);
-      if (before) continue;
+      const known = this.steps.get(step.id);
+      this.steps.set(step.id, known && step.result === null ? { ...step, result: known.result } : step);
+      if (known) continue;
       const siblings = this.children.get(step.parent) || [];
       siblings.push(step.id);
       this.children.set(step.parent, siblings);
     }
+    return whole || this.steps.size !== before;
   }
 
   below(id) {

@@ -59,12 +59,13 @@ function initialize({ model }) {
 function render({ model, el }) {
   const feed = feeds.get(model) || newest || new Feed(model);
   const current = () => (model.widget_manager && model.widget_manager.kernel) || null;
+  const cells = () => model.widget_manager?.context?.model?.cells || [];
   const heard = (state, record) => {
     feed.take(state);
-    const cells = model.widget_manager?.context?.model?.cells;
-    if (cells && !works(state)) renew(cells, record);
+    if (!works(state)) renew(cells(), record);
   };
-  const actions = kernelActions(current, heard, (asked) => feed.ask(asked));
+  const printed = (said) => print(cells(), feed.head, said);
+  const actions = kernelActions(current, heard, (asked) => feed.ask(asked), printed);
   const view = mount(el, feed.state, actions);
   feed.views.add(view);
   return () => {
