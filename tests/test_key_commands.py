@@ -399,3 +399,23 @@ def test_a_journal_that_was_opened_before_the_key_came(
             journal.payload(1)
         editing.add(editing.exported(raw, created, None), "an export")
         assert journal.payload(1) == b"first of a"
+
+
+def test_each_command_as_json(ring: Path, phrase: Path, tmp_path: Path, cli: Cli) -> None:
+    """What the help says that it writes; nothing of the keys, and no question."""
+    first = json.loads(cli("key", "new", "--json").out)
+    assert first == {"key": load_ring().current_id, "file": str(ring)}
+    out = str(tmp_path / "out")
+    exported = json.loads(cli("key", "export", out, "--json").out)
+    assert exported == {"key": first["key"], "file": out, "passphrase": False}
+    told(cli("key", "export", "-", "--json"), 2, "--json")
+    second = json.loads(cli("key", "new", "--json").out)["key"]
+    assert json.loads(cli("key", "import", out, "--current", "--json").out) == {
+        "file": str(ring),
+        "keys": [{"id": first["key"], "known": True, "current": True}],
+    }
+    told(cli("key", "remove", second, "--json"), 2, "--yes")
+    removed = json.loads(cli("key", "remove", second, "--yes", "--json").out)
+    assert removed == {"key": second, "file": str(ring)}
+    asked = ("key", "passphrase", "--json", "--passphrase-file", str(phrase))
+    assert json.loads(cli(*asked).out) == {"file": str(ring), "passphrase": True}

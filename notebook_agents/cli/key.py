@@ -42,7 +42,7 @@ def _phrase_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def key() -> None:
-    """Make, list, rotate, export and import the keys that open journals.
+    """Make, rotate, export and import the keys of journals.
 
     The keys lie in one file of this user. A passphrase that protects it is asked for at a terminal,
     or is NOTEBOOK_AGENTS_PASSPHRASE; it is never an argument, which others could see.
@@ -56,8 +56,9 @@ def key() -> None:
 
 @key.command()
 @_phrase_options
-def new(*, typed: bool, phrase_file: Path | None) -> None:
-    """Make a key: the first one, or another that new threads are sealed with.
+@json_option
+def new(*, typed: bool, phrase_file: Path | None, as_json: bool) -> None:
+    """Make a key that new threads are sealed with.
 
     What is sealed already stays under the key that it has; `key rotate` changes that. With a
     passphrase a new key file is protected; `key passphrase` protects one that is there.
@@ -65,18 +66,20 @@ def new(*, typed: bool, phrase_file: Path | None) -> None:
     \b
     Example:
       notebook-agents key new --passphrase
+
+    --json writes an object: key (its id), file.
     """
     from notebook_agents.sealing import editing
 
     made = editing.new(_phrase(typed=typed, file=phrase_file))
-    _say_new(made)
+    _tell({"key": made.id, "file": str(made.path)}, [_made(made)], as_json=as_json)
 
 
 @key.command("list")
 @journal_option
 @json_option
 def list_keys(*, journal: str | None, as_json: bool) -> None:
-    """Show the ring's keys, and what each wraps in the journal here.
+    """Show the keys, and what each wraps in this journal.
 
     \b
     Example:
@@ -95,18 +98,15 @@ def list_keys(*, journal: str | None, as_json: bool) -> None:
     home, wraps = _used(journal)
     keys = _listed(ring, wraps)
     missing = {by: count for by, count in sorted((wraps or {}).items()) if by not in ring.ids}
-    if as_json:
-        closed = [{"id": by, "wraps": count} for by, count in missing.items()]
-        said = {"file": str(ring.path), "journal": home, "keys": keys, "missing": closed}
-        click.echo(data.dumps(said))
-        return
-    for one in keys:
-        click.echo(_line(one, ring))
-    for by, count in missing.items():
-        click.echo(
-            f"{by}  not here, and wraps {_data_keys(count)} of {home}: import it with "
-            "`notebook-agents key import FILE`"
-        )
+    closed = [{"id": by, "wraps": count} for by, count in missing.items()]
+    said = {"file": str(ring.path), "journal": home, "keys": keys, "missing": closed}
+    lines = [_line(one, ring) for one in keys]
+    lines += [
+        f"{by}  not here, and wraps {_data_keys(count)} of {home}: import it with "
+        f"`notebook-agents key import FILE`"
+        for by, count in missing.items()
+    ]
+    _tell(said, lines, as_json=as_json)
 
 
 @key.command()
@@ -149,21 +149,19 @@ def rotate(*, fresh: bool, journal: str | None, as_json: bool) -> None:
             made = editing.new()
             ring = load_ring(create=False)
         done = rotation.rotate(opened, ring, ring.current)
-    if as_json:
-        click.echo(data.dumps(_rotation_data(done, ring, made)))
-        return
-    if made is not None:
-        _say_new(made)
-    for line in _rotated(done, ring):
-        click.echo(line)
+    lines = [*([] if made is None else [_made(made)]), *_rotated(done, ring)]
+    _tell(_rotation_data(done, ring, made), lines, as_json=as_json)
 
 
 @key.command()
 @click.argument("dest", metavar="FILE")
 @click.option("--key", "name", metavar="ID", help="Which one; default: the current one.")
 @_phrase_options
-def export(*, dest: str, name: str | None, typed: bool, phrase_file: Path | None) -> None:
-    """Write a key to a file of its own, for a copy or another computer.
+@json_option
+def export(
+    *, dest: str, name: str | None, typed: bool, phrase_file: Path | None, as_json: bool
+) -> None:
+    """Write a key to a file, for a copy or another computer.
 
     Whoever has it opens your journals, and can make records that you would trust: keep it where
     nobody else reads, or protect it with a passphrase. FILE must not be there; it is made for you
@@ -173,9 +171,14 @@ def export(*, dest: str, name: str | None, typed: bool, phrase_file: Path | None
     Examples:
       notebook-agents key export /media/stick/key.json --passphrase
       notebook-agents key export - | ssh host notebook-agents key import -
+
+    --json writes an object: key (its id), file, passphrase (whether one protects it).
     """
     from notebook_agents.sealing import editing
+    from notebook_agents.sealing.keyfile import key_id
 
+    if as_json and dest == "-":
+        raise click.UsageError("the key itself goes to standard output with -: leave --json out")
     phrase = _phrase(typed=typed, file=phrase_file)
     raw, created = editing.export(name)
     if dest == "-":
@@ -186,10 +189,9 @@ def export(*, dest: str, name: str | None, typed: bool, phrase_file: Path | None
         return
     path = Path(dest)
     _write_new(path, editing.exported(raw, created, phrase))
-    protected = (
-        "protected by the passphrase" if phrase is not None else "whoever reads it has the key"
-    )
-    click.echo(f"wrote the key to {path}: {protected}")
+    said = {"key": key_id(raw), "file": str(path), "passphrase": phrase is not None}
+    how = "protected by the passphrase" if phrase is not None else "whoever reads it has the key"
+    _tell(said, [f"wrote key {said['key']} to {path}: {how}"], as_json=as_json)
 
 
 @key.command("import")
@@ -201,15 +203,19 @@ def export(*, dest: str, name: str | None, typed: bool, phrase_file: Path | None
     type=click.Path(path_type=Path),
     help="The passphrase of FILE is the first line of this file.",
 )
-def import_(*, source: str, current: bool, phrase_file: Path | None) -> None:
-    """Add a key: an export, or 32 bytes as base64 or hex; - reads standard input.
+@json_option
+def import_(*, source: str, current: bool, phrase_file: Path | None, as_json: bool) -> None:
+    """Add a key that was exported, here or elsewhere.
 
-    It opens the journals that are sealed with it. **You trust whoever has it**: what their journals
-    hold is unpickled here, which can run code. New threads stay with your own current key.
+    FILE is an export, or has 32 bytes as base64 or hex; - reads standard input. The key opens the
+    journals that are sealed with it. You trust whoever has it: what their journals hold is
+    unpickled here, which can run code. New threads stay with your own current key.
 
     \b
     Example:
       notebook-agents key import /media/stick/key.json
+
+    --json writes an object: file, keys: [id, known (it was there already), current].
     """
     from notebook_agents.sealing import editing
     from notebook_agents.sealing.passphrase import read
@@ -218,18 +224,23 @@ def import_(*, source: str, current: bool, phrase_file: Path | None) -> None:
     where = "standard input" if source == "-" else source
     if phrase_file is not None:
         editing.try_passphrase(text, where, read(phrase_file))
-    for one in editing.add(text, where, current=current):
-        how = "is in there already" if one.known else "added"
-        now = "; new threads are sealed with it" if one.current else ""
-        click.echo(f"key {one.id} {how}: {one.path}{now}")
-    click.echo("what journals under it hold is trusted from now on, and unpickled when it is read")
+    added = editing.add(text, where, current=current)
+    keys = [{"id": one.id, "known": one.known, "current": one.current} for one in added]
+    lines = [
+        f"key {one.id} {'is in there already' if one.known else 'added'}: {one.path}"
+        f"{'; new threads are sealed with it' if one.current else ''}"
+        for one in added
+    ]
+    lines.append("what journals under it hold is trusted from now on, and unpickled when read")
+    _tell({"file": str(added[0].path), "keys": keys}, lines, as_json=as_json)
 
 
 @key.command()
 @click.argument("name", metavar="ID")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @journal_option
-def remove(*, name: str, yes: bool, journal: str | None) -> None:
+@json_option
+def remove(*, name: str, yes: bool, journal: str | None, as_json: bool) -> None:
     """Take a key out of the ring; the current one stays.
 
     Nobody can open what it still wraps, you included, unless you exported it: journals that were
@@ -239,6 +250,8 @@ def remove(*, name: str, yes: bool, journal: str | None) -> None:
     \b
     Example:
       notebook-agents key remove 1f0c6e9a
+
+    --json writes an object: key, file. It asks nothing, so it needs --yes.
     """
     from notebook_agents.sealing import editing
 
@@ -248,20 +261,25 @@ def remove(*, name: str, yes: bool, journal: str | None) -> None:
             f"key {name} wraps {_data_keys(count)} of {home}: `notebook-agents key rotate` wraps "
             "them with the current one, then remove it"
         )
+    if as_json and not yes:
+        raise click.UsageError("--json asks nothing: give --yes too")
     if not yes:
         click.confirm(
             f"What key {name} still wraps (other journals, older backups) cannot be opened by "
             "anybody from now on, unless you exported it. Remove it?",
             abort=True,
         )
-    click.echo(f"key {name} is not in {editing.remove(name)} any more; exports of it still open")
+    path = str(editing.remove(name))
+    lines = [f"key {name} is not in {path} any more; exports of it still open what it wraps"]
+    _tell({"key": name, "file": path}, lines, as_json=as_json)
 
 
 @key.command()
 @click.option("--remove", "without", is_flag=True, help="Store the keys without a passphrase.")
 @_phrase_options
-def passphrase(*, without: bool, typed: bool, phrase_file: Path | None) -> None:
-    """Protect the key file with a passphrase, or with another one.
+@json_option
+def passphrase(*, without: bool, typed: bool, phrase_file: Path | None, as_json: bool) -> None:
+    """Protect the key file with a passphrase.
 
     It is asked for at the terminal (or named by --passphrase-file), and from then on once in each
     process that opens a journal; NOTEBOOK_AGENTS_PASSPHRASE answers. Lost, the keys are lost with
@@ -270,13 +288,21 @@ def passphrase(*, without: bool, typed: bool, phrase_file: Path | None) -> None:
     \b
     Example:
       notebook-agents key passphrase
+
+    --json writes an object: file, passphrase (whether one protects it now).
     """
     from notebook_agents.sealing import editing
 
     if without and (typed or phrase_file is not None):
         raise click.UsageError("--remove takes no passphrase: leave one out")
     path = editing.protect(None if without else _phrase(typed=True, file=phrase_file))
-    click.echo(f"{path} {'is not protected any more' if without else 'is protected by it'}")
+    lines = [f"{path} {'is not protected any more' if without else 'is protected by it'}"]
+    _tell({"file": str(path), "passphrase": not without}, lines, as_json=as_json)
+
+
+def _tell(said: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    for line in [data.dumps(said)] if as_json else lines:
+        click.echo(line)
 
 
 def _phrase(*, typed: bool, file: Path | None) -> str | None:
@@ -332,10 +358,8 @@ def _data_keys(count: int) -> str:
     return f"{count} data key{'' if count == 1 else 's'}"
 
 
-def _say_new(made: Added) -> None:
-    click.echo(
-        f"made key {made.id} in {made.path}: keep a copy (`notebook-agents key export FILE`)"
-    )
+def _made(made: Added) -> str:
+    return f"made key {made.id} in {made.path}: keep a copy (`notebook-agents key export FILE`)"
 
 
 def _refuse_configured(ring: KeyRing) -> None:
