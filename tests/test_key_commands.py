@@ -9,10 +9,13 @@ import pty
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from jupyter_client.manager import KernelManager
 from support.checks import says, told
 from test_rotation import fill, opens
 
@@ -377,13 +380,63 @@ def test_it_is_asked_for_at_a_terminal(ring: Path, home: Path, tmp_path: Path) -
     assert b"wrapped anew" in seen
 
 
-def test_a_worker_thread_asks_nobody(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold what the main thread waits for."""
-    from concurrent.futures import ThreadPoolExecutor
+def test_a_thread_that_works_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that makes a backup; a worker thread of a graph does ask."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", lambda _: PHRASE)
+    for name, answer in (("notebook-agents-backup", None), ("worker", PHRASE)):
+        with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
+            assert pool.submit(passphrase.asked, "what").result() == answer
 
-    monkeypatch.setattr("getpass.getpass", lambda _: pytest.fail("asked"))
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(passphrase.asked, "what").result() is None
+
+CELL = """
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+import notebook_agents as na
+class State(TypedDict):
+    n: int
+graph = StateGraph(State).add_node("add", lambda state: {"n": state["n"] + 1})
+graph = graph.add_edge(START, "add").compile(checkpointer=na.JournalSaver(na.Journal.open()))
+print(graph.invoke({"n": 1}, {"configurable": {"thread_id": "t"}}))
+"""
+
+
+def test_a_notebook_asks(home: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the browser, once; where nobody can be asked it is an error in one sentence."""
+    fill(home)
+    editing.protect(PHRASE)
+    monkeypatch.setenv("NOTEBOOK_AGENTS_HOME", str(home))
+    manager = KernelManager()
+    manager.start_kernel()
+    client = manager.blocking_client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        asked, said = [], []
+
+        def answer(message: Any) -> None:
+            asked.append(message["content"])
+            client.input(PHRASE)
+
+        def listen(message: Any) -> None:
+            content = message["content"]
+            said.append(content.get("text") or content.get("evalue") or "")
+
+        ways: tuple[dict[str, Any], ...] = (
+            {"allow_stdin": False},
+            {"allow_stdin": True, "stdin_hook": answer},
+            {"allow_stdin": True, "stdin_hook": answer},
+        )
+        for way in ways:
+            client.execute_interactive(CELL, output_hook=listen, timeout=60, **way)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert [one["password"] for one in asked] == [True]
+    text = "".join(said)
+    assert text.index("nobody could be asked: set NOTEBOOK_AGENTS_PASSPHRASE") < text.index("{'n'")
+    assert text.count("{'n': 2}") == 2
+    assert PHRASE not in text
 
 
 def test_a_journal_that_was_opened_before_the_key_came(

@@ -273,7 +273,7 @@ def unlocked(stored: StoredKey, path: Path | str, *, ask: bool = True) -> bytes:
         return found
     raise KeyMissingError(
         f"key {stored.id} in {path} is protected by a passphrase, and {found}: set "
-        f"{PASSPHRASE_VARIABLE}, or run this at a terminal, which asks for it"
+        f"{PASSPHRASE_VARIABLE}, or run this at a terminal or in a notebook, which ask for it"
     )
 
 
