@@ -103,6 +103,20 @@ def test_in_a_notebook(theirs: tuple[str, Path], home: Path) -> None:
             says(caught.value, name, "notebook-agents key import")
 
 
+def test_without_any_key(
+    theirs: tuple[str, Path], home: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has no ring yet is told which key it is, too, and none is made."""
+    name, export = theirs
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "nothing"))
+    shown = cli("show", "done", "--journal", str(home))
+    assert "look_up" in shown.out
+    told(shown, 6, name, "notebook-agents key import", "NOTEBOOK_AGENTS_KEY")
+    assert not (tmp_path / "nothing").exists()
+    assert cli("key", "import", str(export)).code == 0
+    assert PRIVATE in cli("show", "done", "--journal", str(home)).out
+
+
 def test_it_opens_once_the_key_is_imported(theirs: tuple[str, Path], home: Path, cli: Any) -> None:
     """What was closed is read; new threads stay with the own key."""
     name, export = theirs

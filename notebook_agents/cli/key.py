@@ -406,7 +406,7 @@ def _rotation_data(done: Rotation, ring: KeyRing, made: Added | None) -> dict[st
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    """Write a file that is there for this user alone, whole or not at all.
+    """Write a file that was not there, for this user alone.
 
     Raises:
         UsageError: There is one already, or it cannot be written.

@@ -105,7 +105,7 @@ class WrappedKeys:
         wrapped = self._queue.key(scope)
         other = wrapped or self._queue.any_key()
         if self._ring is None:
-            self._ring = load_ring(create=other is None)
+            self._ring = _ring(other)
             if self._ring.created_at is not None:
                 say(
                     f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy, "
@@ -185,3 +185,14 @@ class WrappedKeys:
         if self._queue.key(scope) is None:
             with writing(self._queue.home):
                 keycopy.drop(self._queue.home, scope)
+
+
+def _ring(wrapped: bytes | None) -> KeyRing:
+    """Return the ring that is to open a stored key; without one the first key may be made."""
+    try:
+        return load_ring(create=wrapped is None)
+    except KeyMissingError as error:
+        if wrapped is None:
+            raise
+        name = wrapped_by(wrapped)
+        raise KeyMissingError(f"this journal is sealed with key {name}, and {error}") from None
