@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from notebook_agents.cli import data, exits
+from notebook_agents.cli.audit import audit
 from notebook_agents.cli.cancel import cancel
 from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.fork import fork
@@ -368,6 +369,7 @@ def doctor(ctx: click.Context, *, journal: str | None, as_json: bool) -> None:
     ctx.exit(0 if ok else 1)
 
 
+app.add_command(audit)
 app.add_command(cancel)
 app.add_command(resolve)
 app.add_command(fork)

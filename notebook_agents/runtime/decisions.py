@@ -6,8 +6,6 @@ never overrides it: the driver that takes the run up next acts on the newest one
 
 from __future__ import annotations
 
-import getpass
-import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from notebook_agents.journal import Claim
 from notebook_agents.journal.values import pack
 from notebook_agents.model import Kind, RunStatus, Said
 from notebook_agents.runtime.driver import RunDriver
+from notebook_agents.runtime.reconciling import user
 
 if TYPE_CHECKING:
     from notebook_agents.journal import Draft, Journal
@@ -93,7 +92,7 @@ def drafts(
         attempt=step.attempts,
         ref=interrupt,
     )
-    draft.plain, draft.refs = pack((_user(), socket.gethostname(), tree)), encoder.refs
+    draft.plain, draft.refs = pack((user(), socket.gethostname(), tree)), encoder.refs
     draft.size = encoder.size
     return [*encoder.new, draft]
 
@@ -143,10 +142,3 @@ def _state(step: StepState) -> str:
     if step.suspended:
         return "waits for a person"
     return "failed" if step.failed is not None else "is part of a step that returned"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user id without a name, as in some containers
-        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"

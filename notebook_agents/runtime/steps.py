@@ -22,6 +22,7 @@ from notebook_agents.errors import NotDurableError, StepInDoubt, StepTimeoutErro
 from notebook_agents.model import Proof, Said
 from notebook_agents.runtime import previews
 from notebook_agents.runtime.digests import digest
+from notebook_agents.runtime.reconciling import reconciliation
 from notebook_agents.runtime.retries import Retries
 
 if TYPE_CHECKING:
@@ -254,9 +255,9 @@ class _Call:
         if (recorded := self._recorded(driver, step)) is not None:
             return recorded[0]
         answer: object = decided(driver, step)
-        if answer is None and self._doubtful(step):
+        if asked := answer is None and self._doubtful(step):
             answer = self.reconcile(ids.idempotency_key(step.id)) if self.reconcile else None
-        if (drafts := self._answered(driver, step, answer)) is not None:
+        if (drafts := self._answered(driver, step, answer, asked=asked)) is not None:
             driver.journal.append(drafts, durable=True)
             return driver.result(step)
         attempt = functools.partial(driver.workers.run, self._attempt, driver, step, args, kwargs)
@@ -269,11 +270,11 @@ class _Call:
         if (recorded := self._recorded(driver, step)) is not None:
             return recorded[0]
         answer: object = decided(driver, step)
-        if answer is None and self._doubtful(step):
+        if asked := answer is None and self._doubtful(step):
             answer = self.reconcile(ids.idempotency_key(step.id)) if self.reconcile else None
             if inspect.isawaitable(answer):
                 answer = await answer
-        if (drafts := self._answered(driver, step, answer)) is not None:
+        if (drafts := self._answered(driver, step, answer, asked=asked)) is not None:
             await driver.journal.append_async(drafts, durable=True)
             return driver.result(step)
         attempt = functools.partial(self._attempt_async, driver, step, args, kwargs)
@@ -401,16 +402,25 @@ class _Call:
         known = step.suspended or step.proof is Proof.NOTHING_HAPPENED
         return self.at_most_once and step.attempts > 0 and not known
 
-    def _answered(self, driver: RunDriver, step: StepState, answer: object) -> list[Draft] | None:
-        """Return the drafts of a result that somebody knows; None where the call is to be made."""
+    def _answered(
+        self, driver: RunDriver, step: StepState, answer: object, *, asked: bool
+    ) -> list[Draft] | None:
+        """Return the drafts of a result that somebody knows; None where the call is to be made.
+
+        Where `reconcile` was asked, what it said is recorded: with the result, or with the intent
+        of the attempt that it allows.
+        """
         if answer is None and not self._doubtful(step):
             return None
         if not isinstance(answer, Answer):
             driver.tell(step, "in_doubt")
             raise StepInDoubt(driver.thread, step.id, step.name, ids.idempotency_key(step.id))
-        if not answer.happened:
-            return None
-        return driver.reconciled(step, answer.result)
+        noted = [reconciliation(driver, step, happened=answer.happened)] if asked else []
+        if answer.happened:
+            return [*noted, *driver.reconciled(step, answer.result)]
+        if noted:
+            driver.journal.stage(noted)
+        return None
 
 
 def decided(driver: RunDriver, step: StepState) -> Answer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from random import SystemRandom
@@ -45,7 +46,8 @@ def main(kills: int, seed: int | None, only: str | None, notebooks: Path, jobs: 
     paths = sorted(notebooks.glob("*.ipynb")) if notebooks.is_dir() else [notebooks]
     with TemporaryDirectory(prefix="crash-notebooks-") as folder:
         campaign = Campaign(console, Path(folder), seed, {path.stem: path for path in paths})
-        campaign.run(kills, jobs, only)
+        with suppress(KeyboardInterrupt):  # what was found until then is told
+            campaign.run(kills, jobs, only)
     _print(console, campaign.tallies)
     sys.exit(1 if any(tally.violations for tally in campaign.tallies.values()) else 0)
 

@@ -44,12 +44,12 @@ seen = []""",
 )
 
 
-@pytest.fixture
-def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Reference]:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
     """Write a notebook with sixty effects, and run it once."""
-    monkeypatch.delenv("NOTEBOOK_AGENTS_HOME")
-    notebook = written(tmp_path / "notebook.ipynb", *CELLS)
-    return notebook, undisturbed(notebook, tmp_path / "undisturbed")
+    folder = tmp_path_factory.mktemp("reference")
+    notebook = written(folder / "notebook.ipynb", *CELLS)
+    return notebook, undisturbed(notebook, folder / "undisturbed")
 
 
 @pytest.mark.crash
@@ -88,8 +88,8 @@ def test_a_promise_that_is_broken_is_seen(
     assert ["code cell 4 shows" in one for one in found] == [True, False, False]
     assert "0 replies were asked for, and 1 undisturbed" in found[1]
     assert "the effect na-nobody's happened 1 times, in 0 attempts" in found[2]
-    written(notebook, "1 / 0")
-    (failed,) = run_trial("failed", notebook, tmp_path / "failed", 1, other).violations
+    failing = written(tmp_path / "failing.ipynb", "1 / 0")
+    (failed,) = run_trial("failed", failing, tmp_path / "failed", 1, other).violations
     assert "ZeroDivisionError" in failed
 
 
