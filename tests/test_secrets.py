@@ -25,6 +25,7 @@ from notebook_agents import errors
 from notebook_agents.journal.check import check
 from notebook_agents.runtime.timeline import to_html, to_text
 from notebook_agents.sealing import editing, keyfile, load_ring, passphrase
+from notebook_agents.sealing.signing import load_signing_key
 from notebook_agents.ui import details, state
 
 if TYPE_CHECKING:
@@ -209,9 +210,16 @@ def _missing(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_ring().get("0badf00d")
 
 
+def _signing(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = planted.with_name("signing.pem")
+    path.write_text(PHRASE)
+    path.chmod(0o600)
+    load_signing_key()
+
+
 TROUBLES: tuple[Callable[[Path, pytest.MonkeyPatch], None], ...] = (
     *(_wrong_variable, _damaged, _another_id, _newer, _wrong_phrase, _mistyped, _unwrapped),
-    _missing,
+    *(_missing, _signing),
 )
 
 
