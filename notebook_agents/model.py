@@ -399,6 +399,8 @@ class RunView:
         error: `Type: message` of what ended it, else None.
         stored: The value was in the journal already and nothing was run for it.
         interrupts: What its steps ask people and nobody has answered yet, as they were asked.
+        closed: Why its contents (errors, questions, tokens, who decided) are not told: they are
+            sealed with a key that is not here. None where they are.
     """
 
     thread: str
@@ -412,6 +414,7 @@ class RunView:
     error: str | None = None
     stored: bool = False
     interrupts: tuple[Interrupt, ...] = ()
+    closed: str | None = None
 
     @property
     def replayed(self) -> tuple[Step, ...]:

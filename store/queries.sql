@@ -32,6 +32,19 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: queue.add_key
 INSERT INTO keys (scope, wrapped) VALUES ($scope, $wrapped) ON CONFLICT (scope) DO NOTHING;
 
+-- name: queue.add_new_key
+-- Unless a rotation has named another master key meanwhile.
+INSERT INTO keys (scope, wrapped) SELECT $scope, $wrapped
+WHERE coalesce((SELECT value FROM meta WHERE key = 'master'), $master) = $master
+ON CONFLICT (scope) DO NOTHING;
+
+-- name: queue.rewrap_key
+-- Unless the key was deleted, or wrapped anew, meanwhile.
+UPDATE keys SET wrapped = $after WHERE scope = $scope AND wrapped = $before;
+
+-- name: queue.forget_master
+DELETE FROM meta WHERE key = 'master';
+
 -- name: queue.key
 SELECT wrapped FROM keys WHERE scope = $scope;
 

@@ -6,15 +6,12 @@ import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from support.command_line import inside
 
 from notebook_agents.cli.doctor import Check, Level, examine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def found(name: str, journal: str | None = None) -> Check:
@@ -127,4 +124,71 @@ def test_each_thing_that_can_be_wrong_with_the_files_has_its_remedy(
     with Journal.open(home):
         pass
     assert not any(check.name == "sync" for check in examine(None))
-    assert {check.level for check in examine(None)} == {Level.OK}
+    others = {check.level for check in examine(None) if check.name != "key"}  # it is in /tmp
+    assert others == {Level.OK}
+
+
+EPHEMERAL = [
+    ("/home/jovyan", "tmpfs", "in memory"),
+    ("/", "overlay", "goes with the container"),
+    ("/home/jovyan/.local", "ext4", None),
+    ("/home/jovyan", "nfs4", None),
+]
+
+
+@pytest.mark.parametrize(("point", "kind", "why"), EPHEMERAL)
+def test_a_key_in_a_home_that_does_not_stay(
+    point: str, kind: str, why: str | None, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says that the journals would outlive their key, and what to do."""
+    from notebook_agents.cli import doctor_keys
+    from notebook_agents.journal import queue_file
+
+    monkeypatch.setattr(
+        queue_file,
+        "file_system",
+        lambda path: kind if Path("/home/jovyan/.local").is_relative_to(point) else "ext4",
+    )
+    monkeypatch.setattr(doctor_keys, "_TEMPORARY", ())
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    monkeypatch.setattr(doctor_keys, "_CONTAINERS", ())
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    check = found("key")
+    if why is None:
+        assert check.level is Level.OK
+        assert not check.remedy
+        return
+    assert check.level is Level.WARNING
+    assert why in check.found
+    assert "key export" in check.remedy
+    done = inside("doctor")
+    assert done.exit_code == 0
+    monkeypatch.setenv("NOTEBOOK_AGENTS_KEY", "ab" * 32)
+    assert found("key").level is Level.OK
+
+
+def test_a_key_among_temporary_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in this test; a root file system that is a container's goes too, whatever its type."""
+    from notebook_agents.cli import doctor_keys
+
+    assert "none yet" in found("key").found
+    assert "temporary files" in found("key").found
+    monkeypatch.setattr(doctor_keys, "_TEMPORARY", ())
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    monkeypatch.setattr(doctor_keys, "_is_root", lambda _: True)
+    monkeypatch.setattr(doctor_keys, "_CONTAINERS", (Path("/"),))
+    assert "goes with the container" in found("key").found
+
+
+def test_a_protected_key_is_looked_at_without_its_passphrase(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring is fine; what the journal's newest thread needs is said."""
+    from notebook_agents.sealing import editing, passphrase
+
+    monkeypatch.setattr(passphrase, "COST", 2**14)
+    inside("run", "agents.py:research", "--input", '{"n": 1}')
+    editing.protect("correct horse battery")
+    monkeypatch.setattr(passphrase, "_derived", {})
+    assert "protected by a passphrase" in found("key").found
+    assert "NOTEBOOK_AGENTS_PASSPHRASE" in found("seal").found

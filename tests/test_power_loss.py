@@ -17,10 +17,12 @@ from test_compact import there
 from test_journal import names, note
 
 from notebook_agents.errors import JournalDamagedError, JournalFormatError, NoJournalError
-from notebook_agents.journal import Journal, locks, unsynced
+from notebook_agents.journal import Journal, keycopy, locks, unsynced
 from notebook_agents.journal.backup import backups, restore
 from notebook_agents.journal.check import check as examined
 from notebook_agents.journal.repair import repair
+from notebook_agents.journal.rotation import rotate
+from notebook_agents.sealing import editing, load_ring, wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,6 +186,50 @@ with Journal.open(home) as journal:
     assert count > 20
 
 
+def test_a_rotation(survives: Callable[..., int]) -> None:
+    """What is wrapped with the new key is never on disk before that key is."""
+
+    def check(home: Path, marks: list[str]) -> None:
+        opens(home)
+        ring = load_ring(create=False)
+        if marks:
+            for name in {*ring.ids} - {ring.current_id}:
+                editing.remove(name)
+            opens(home)
+        with Journal.open(home) as journal:
+            rotate(journal, ring, ring.current)
+
+    def opens(home: Path) -> None:
+        with Journal.open(home, create=False) as journal:
+            records = [r.seq for thread in "tuv" for r in journal.select(thread=thread)]
+            assert len(journal.payloads(records)) == 7
+            wrapped = [*journal.queue.keys().values(), *keycopy.read(home)[1].values()]
+            assert {wrapped_by(one) for one in wrapped} <= {*load_ring(create=False).ids}
+
+    count = survives(
+        """
+from notebook_agents.journal import rotation
+from notebook_agents.sealing import editing, load_ring
+rotation._SLICE = 1
+editing.new()
+ring = load_ring()
+with Journal.open(home) as journal:
+    rotation.rotate(journal, ring, ring.current)
+    mark("rotated")
+    os._exit(0)
+""",
+        check,
+        before=FILLED
+        + """
+with Journal.open(home) as journal:
+    journal.append([note("x", thread=name) for name in "uv"], durable=True)
+""",
+        every=7,
+        draws=2,
+    )
+    assert count > 20
+
+
 def test_a_backup(survives: Callable[..., int], tmp_path: Path) -> None:
     """What is listed is whole; one that was acknowledged is listed; the journal is untouched."""
 
@@ -301,6 +347,8 @@ def test_a_repair(file: str, survives: Callable[..., int]) -> None:
     count = survives(
         """
 from notebook_agents.journal.repair import repair
+from notebook_agents.journal.rotation import rotate
+from notebook_agents.sealing import editing, load_ring, wrapped_by
 assert repair(home).complete
 mark("repaired")
 """,

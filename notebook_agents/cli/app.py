@@ -15,6 +15,7 @@ from notebook_agents.cli.deciding import resolve
 from notebook_agents.cli.fork import fork
 from notebook_agents.cli.journal import journal as journal_group
 from notebook_agents.cli.kernel import kernel
+from notebook_agents.cli.key import key as key_group
 from notebook_agents.cli.log import log
 from notebook_agents.cli.options import (
     existing_journal,
@@ -25,6 +26,7 @@ from notebook_agents.cli.options import (
     use_journal,
 )
 from notebook_agents.cli.removing import delete
+from notebook_agents.errors import KeyMissingError
 from notebook_agents.model import NOTEBOOK
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -294,6 +296,7 @@ def show(*, thread: str | None, number: int | None, journal: str | None, as_json
     """Show a run's timeline; without THREAD, the newest one's.
 
     Its steps with their attempts, what was replayed, what was in doubt and why a step ran again.
+    Without the key that it is sealed with, names, times and statuses are shown all the same.
 
     \b
     Example:
@@ -304,6 +307,7 @@ def show(*, thread: str | None, number: int | None, journal: str | None, as_json
       thread, run, agent, status, stored, sessions, started, ended, error,
       steps_replayed, seconds_saved, usage, usage_saved,
       value (null unless it succeeded), value_error (why it cannot be shown),
+      closed (why contents are not shown: the key is not here; exit code 6),
       interrupts: [id, value, value_error, step, node, namespace]: what it asks,
       steps: [id, name, parent, namespace, outcome, replayed, was_in_doubt,
               in_doubt, seconds, key, usage,
@@ -325,12 +329,14 @@ def show(*, thread: str | None, number: int | None, journal: str | None, as_json
             click.echo(data.dumps(data.run_data(view, value)))
         else:
             again = resume_command(thread, journal)
-            if view.agent == NOTEBOOK:
+            if view.agent == NOTEBOOK and view.closed is None:
                 from notebook_agents.cli import notebook
 
                 again = notebook.again(opened, thread, journal)
             say = resume_command(thread, journal, command="resolve")
             click.echo(render.run(view, value, resume=again, resolve=say))
+    if view.closed is not None:
+        raise KeyMissingError(view.closed)
 
 
 @app.command()
@@ -371,6 +377,7 @@ app.add_command(delete)
 app.add_command(log)
 app.add_command(journal_group)
 app.add_command(kernel)
+app.add_command(key_group)
 
 
 def _refuse(what: str, **options: object) -> None:

@@ -119,6 +119,7 @@ def run_data(view: RunView, value: Value) -> dict[str, Any]:
         "usage_saved": _usage_data(view.usage_saved),
         "value": plain(value.held),
         "value_error": value.error,
+        "closed": view.closed,
         "interrupts": [_interrupt_data(interrupt) for interrupt in view.interrupts],
         "steps": [_step_data(step) for step in view.steps],
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import stat
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,8 +64,10 @@ def examine(journal: str | None) -> Iterator[Check]:
     Args:
         journal: The journal's directory; None for the one that a run here would use.
     """
+    from notebook_agents.cli.doctor_keys import key_file
+
     yield from _versions()
-    yield _key_file()
+    yield key_file()
     try:
         home = settings.journal_home(journal, create=False)
     except NoJournalError as error:
@@ -116,31 +117,6 @@ def _sqlite_version() -> str:
     import notebook_agents.journal  # noqa: F401 - loads sqlite3
 
     return str(sys.modules["sqlite3"].sqlite_version)
-
-
-def _key_file() -> Check:
-    path = settings.config_home() / "keys.json"
-    configured = settings.KEY_VARIABLE in os.environ
-    if not path.exists() and not configured:
-        found = f"none yet: the first run makes {path}"
-        return Check(name="key", level=Level.OK, found=found)
-    if path.exists() and os.name == "posix":
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            return Check(
-                name="key",
-                level=Level.BAD,
-                found=f"{path} has mode {mode:04o}: others can reach it",
-                remedy=f"chmod 600 {path}; if somebody may have read it, keep what it sealed away",
-            )
-    from notebook_agents.sealing import load_ring
-
-    try:
-        ring = load_ring(create=False)
-    except NotebookAgentsError as error:
-        return Check(name="key", level=Level.BAD, found=str(error))
-    where = settings.KEY_VARIABLE if configured else f"{path} (mode 0600)"
-    return Check(name="key", level=Level.OK, found=f"{', '.join(ring.ids)} in {where}")
 
 
 def _place(folder: Path) -> Iterator[Check]:

@@ -13,6 +13,7 @@ import click
 
 from notebook_agents.cli.signals import Stopped
 from notebook_agents.errors import NotebookAgentsError, StepInDoubt
+from notebook_agents.hiding import hidden
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime.timeline import clean
 
@@ -92,7 +93,10 @@ class App(click.Group):
 
 
 def short_traceback(error: BaseException) -> str:
-    """Format an error of the user's code, and what caused it, from their first frame on."""
+    """Format an error of the user's code, and what caused it, from their first frame on.
+
+    Without the secrets of the environment: an error may repeat what it was given.
+    """
     shown = traceback.TracebackException.from_exception(error)
     link: traceback.TracebackException | None = shown
     while link is not None:
@@ -104,7 +108,7 @@ def short_traceback(error: BaseException) -> str:
         notes = [note for note in link.__notes__ or () if "na.resume(" not in note]
         link.__notes__ = notes or None
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "".join(shown.format())
+    return hidden("".join(shown.format()))
 
 
 def raised_by_us(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from notebook_agents.hiding import hidden
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime.timeline import clean, status_style, status_text, to_text
 
@@ -38,7 +39,7 @@ def run(view: RunView, value: Value, *, resume: str, resolve: str) -> str:
         lines += ["", f"value: cannot be shown here: {value.error}"]
     elif view.status is RunStatus.SUCCEEDED:
         lines += ["", "value:", *(f"  {line}" for line in _short(value.held))]
-    return "\n".join(lines)
+    return hidden("\n".join(lines))
 
 
 def _short(held: object) -> list[str]:

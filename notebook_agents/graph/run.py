@@ -63,7 +63,7 @@ class Run:
     def now(self) -> RunView:
         """Return the run as its records tell it now."""
         view = run_view(self.journal, self.thread, self.number, stored=self.stored)
-        if view.status.finished:
+        if view.status.finished or view.closed is not None:
             return view
         codec = ResultCodec(strict_serializer(self._allow))
         asked = interrupts(self.journal, self.thread, self.number, codec=codec)

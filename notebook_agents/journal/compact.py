@@ -395,8 +395,6 @@ class _Compactor:
     def _said(
         self, plan: Plan, before: int, after: int, *, dry_run: bool = False, erased: bool = False
     ) -> Compaction:
-        elsewhere = [path for path in self._home.iterdir() if _aside(path)]
-        elsewhere += (self._home / "backups").glob("[!.]*")
         return Compaction(
             home=self._home,
             dry_run=dry_run,
@@ -407,8 +405,15 @@ class _Compactor:
             bytes_after=after,
             pause_ms=round(self._pause * 1000, 3),
             erased=erased,
-            elsewhere=tuple(sorted(str(path.relative_to(self._home)) for path in elsewhere)),
+            elsewhere=elsewhere(self._home),
         )
+
+
+def elsewhere(home: Path) -> tuple[str, ...]:
+    """Return the names of what keeps a journal's files as they once were: backups, put aside."""
+    found = [path for path in home.iterdir() if _aside(path)]
+    found += (home / "backups").glob("[!.]*")
+    return tuple(sorted(str(path.relative_to(home)) for path in found))
 
 
 def _others(gone: compacted.Ranges, low: int, high: int) -> list[int]:

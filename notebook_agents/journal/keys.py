@@ -3,13 +3,14 @@
 A thread's key is deleted with the thread. A process that went on sealing with its copy would write
 records that nobody can ever read. So the journal counts deleted keys, and each transaction reads
 the count along with the newest number: where it grew, the keys that are known are looked up again.
+One that was rotated meanwhile is the same key, wrapped by another master key.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import FencedError
+from notebook_agents.errors import FencedError, SealError
 from notebook_agents.journal.sql import query
 
 if TYPE_CHECKING:
@@ -25,11 +26,17 @@ class Keys:
 
     Args:
         forgotten: Told each scope whose key is not known any more.
+        unwrap: Returns the key of a scope that is stored so, asking nobody for a passphrase: a
+            rotation stores the same key in another form.
     """
 
-    def __init__(self, forgotten: Callable[[str], object]) -> None:
+    def __init__(
+        self, forgotten: Callable[[str], object], unwrap: Callable[[str, bytes], DataKey]
+    ) -> None:
         self._known: dict[str, tuple[DataKey, bytes | None]] = {}
+        self._closed: dict[str, SealError] = {}
         self._forgotten = forgotten
+        self._unwrap = unwrap
         self._deleted: int | None = None
 
     def __contains__(self, scope: str) -> bool:
@@ -46,6 +53,7 @@ class Keys:
     def add(self, scope: str, key: DataKey, wrapped: bytes | None) -> DataKey:
         """Remember a key, and what it was unwrapped from (None: it is not stored); return it."""
         self._known[scope] = (key, wrapped)
+        self._closed.pop(scope, None)
         return key
 
     def forget(self, scope: str) -> None:
@@ -58,8 +66,18 @@ class Keys:
         known = self._known.get(scope)
         if known is None or known[1] == wrapped:
             return True
+        if wrapped is not None and self._same(scope, known[0], wrapped):
+            self._known[scope] = (known[0], wrapped)
+            return True
         self.forget(scope)
         return False
+
+    def _same(self, scope: str, known: DataKey, wrapped: bytes) -> bool:
+        try:
+            return known.equals(self._unwrap(scope, wrapped))
+        except SealError as error:  # it was rotated to a key that is not here, or made anew
+            self._closed[scope] = error
+            return False
 
     def refuse(self, connection: sqlite3.Connection, deleted: int, tickets: Sequence[Any]) -> bool:
         """Finish the tickets that would be sealed with a deleted key; return whether any was.
@@ -77,7 +95,8 @@ class Keys:
         found = False
         for ticket in tickets:
             if not all(map(self._fits, ticket.drafts)):
-                ticket.finish(_deleted(ticket.drafts))
+                closed = [self._closed.get(draft.scope) for draft in ticket.drafts]
+                ticket.finish(next(filter(None, closed), None) or _deleted(ticket.drafts))
                 found = True
         return found
 

@@ -263,6 +263,10 @@ class Queue:
         rows = self._all("queue.any_key")
         return bytes(rows[0][1]) if rows else None
 
+    def master(self) -> str | None:
+        """Return the id of the master key that a rotation named for all data keys, or None."""
+        return dict(self._all("queue.meta")).get("master")
+
     def scope_born(self, scope: str) -> int:
         """Return the first number of a scope's oldest thread, 0 where no thread uses it.
 

@@ -123,6 +123,7 @@ def _restore(source: Backup, home: Path, *, newer: bool) -> Report:
         replayed = _replay(present, connection, archive) if newer else 0
         _branch(present, connection, replayed=replayed)
         connection.execute(query("queue.forget_drivers"))
+        connection.execute(query("queue.forget_master"))  # the ring may not have it any more
         mode = "DELETE" if on_network(home) else "WAL"
         connection.execute(f"PRAGMA journal_mode={mode}").fetchall()
         given_up = present.counts(after=present.reached)

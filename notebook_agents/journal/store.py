@@ -82,7 +82,9 @@ class Journal:
         self._queue = Queue(home, create=create)
         self.id = self._queue.journal_id
         self._chunks: dict[str, Chunks] = {}
-        self._keys = Keys(lambda scope: self._chunks.pop(scope, None))
+        self._keys = Keys(
+            lambda scope: self._chunks.pop(scope, None), lambda *one: self._wrapped.unwrap(*one)
+        )
         self._born: dict[str, int] = {}  # the first number of each thread that was looked at
         self._keys_lock = threading.RLock()
         self._writer = Writer(

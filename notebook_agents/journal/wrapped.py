@@ -16,7 +16,7 @@ from notebook_agents.journal import keycopy
 from notebook_agents.journal.failures import writing
 from notebook_agents.journal.sql import query
 from notebook_agents.saying import say
-from notebook_agents.sealing import DataKey, KeyRing, load_ring, wrapped_by
+from notebook_agents.sealing import DataKey, KeyRing, MasterKey, load_ring, wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,11 +102,10 @@ class WrappedKeys:
             KeyMissingError: The master key that wraps it is not here, or there is none.
         """
         home = self._queue.home
-        context = f"{self._queue.journal_id}\0{scope}".encode()
         wrapped = self._queue.key(scope)
         other = wrapped or self._queue.any_key()
         if self._ring is None:
-            self._ring = load_ring(create=other is None)
+            self._ring = _ring(other)
             if self._ring.created_at is not None:
                 say(
                     f"notebook-agents: made a master key, {self._ring.created_at}: keep a copy, "
@@ -120,18 +119,80 @@ class WrappedKeys:
                     "any more"
                 )
             if other is not None:
-                self._ring.get(wrapped_by(other))  # a journal keeps to the keys it has
-            fresh = self._ring.current.wrap(os.urandom(32), context)
-            self._writer.execute(query("queue.add_key"), {"scope": scope, "wrapped": fresh})
+                self._master(wrapped_by(other))  # a journal keeps to the keys it has
+            wrapped = self._make(scope)
+        return self.unwrap(scope, wrapped, ask=True), wrapped
+
+    def _make(self, scope: str) -> bytes:
+        """Make a scope's key, unless another process does so first; return it as it is stored."""
+        raw = os.urandom(32)
+        while True:
+            assert self._ring is not None
+            named = self._queue.master()
+            master = self._ring.current if named is None else self._master(named)
+            fresh = master.wrap(raw, self._context(scope))
+            asked = {"scope": scope, "wrapped": fresh, "master": master.id}
+            self._writer.execute(query("queue.add_new_key"), asked)
             wrapped = self._queue.key(scope)
-            assert wrapped is not None
+            if wrapped is None:  # the journal was rotated in between, or the thread deleted
+                continue
             if wrapped == fresh:  # else another process made one a moment earlier
-                with writing(home):
-                    keycopy.add(home, self._queue.journal_id, scope, fresh)
-        return DataKey(self._ring.get(wrapped_by(wrapped)).unwrap(wrapped, context)), wrapped
+                with writing(self._queue.home):
+                    keycopy.add(self._queue.home, self._queue.journal_id, scope, fresh)
+            return wrapped
+
+    def unwrap(self, scope: str, wrapped: bytes, *, ask: bool = False) -> DataKey:
+        """Return the key of a scope that is stored so.
+
+        Args:
+            scope: The scope.
+            wrapped: What is stored.
+            ask: Whether somebody may be asked for a passphrase.
+
+        Raises:
+            KeyMissingError: The master key that wraps it is not here.
+            SealError: It is damaged.
+        """
+        try:
+            master = self._master(wrapped_by(wrapped), ask=ask)
+            return DataKey(master.unwrap(wrapped, self._context(scope)))
+        except KeyMissingError:
+            raise
+        except SealError as error:
+            raise SealError(
+                f"the key of thread {scope!r} in {self._queue.home} does not open: {error}; "
+                "nothing of the thread was loaded, `notebook-agents journal repair` says what can "
+                "be brought back"
+            ) from error
+
+    def _master(self, name: str, *, ask: bool = True) -> MasterKey:
+        """Return a master key; one that came into the key file after this journal was opened."""
+        if self._ring is None:
+            self._ring = load_ring(create=False)
+        try:
+            return self._ring.get(name, ask=ask)
+        except KeyMissingError:
+            if not self._ring.changed():
+                raise
+        self._ring = load_ring(create=False)
+        return self._ring.get(name, ask=ask)
+
+    def _context(self, scope: str) -> bytes:
+        return f"{self._queue.journal_id}\0{scope}".encode()
 
     def forget_copy(self, scope: str) -> None:
         """Take a scope's key out of the copy, if the queue has it no more."""
         if self._queue.key(scope) is None:
             with writing(self._queue.home):
                 keycopy.drop(self._queue.home, scope)
+
+
+def _ring(wrapped: bytes | None) -> KeyRing:
+    """Return the ring that is to open a stored key; without one the first key may be made."""
+    try:
+        return load_ring(create=wrapped is None)
+    except KeyMissingError as error:
+        if wrapped is None:
+            raise
+        name = wrapped_by(wrapped)
+        raise KeyMissingError(f"this journal is sealed with key {name}, and {error}") from None

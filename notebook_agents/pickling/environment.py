@@ -1,4 +1,4 @@
-"""Secrets: how they are known, and how they are kept out of a pickle."""
+"""Secrets of the environment, and how they are kept out of a pickle."""
 
 from __future__ import annotations
 
@@ -6,31 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 from notebook_agents.errors import DefinitionError, ValueNotKeptError
+from notebook_agents.hiding import hide, known_secrets, names_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WORDS = frozenset({"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL"})
-_SHORTEST = 8
-"""Characters below which a value is no secret: it would be found everywhere by chance."""
-
-
-def known_secrets() -> dict[str, str]:
-    """Return the environment variables whose name says that they hold a secret.
-
-    The name has one of the words KEY, TOKEN, SECRET, PASSWORD, PASSWD or CREDENTIAL, set off by
-    underscores, in upper or lower case, and the value has eight characters or more.
-    """
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and not _WORDS.isdisjoint(name.upper().split("_"))
-    }
-
-
-def names_by_value(secrets: Mapping[str, str]) -> dict[str, str]:
-    """Return the variable's name for each value that is long enough to be a secret."""
-    return {value: name for name, value in secrets.items() if len(value) >= _SHORTEST}
+__all__ = ["hide", "known_secrets", "names_by_value", "refuse_inside", "value_of"]
 
 
 def refuse_inside(data: bytes, secrets: Mapping[str, str], what: str) -> None:
@@ -45,13 +26,6 @@ def refuse_inside(data: bytes, secrets: Mapping[str, str], what: str) -> None:
                 f"{what} holds the value of the environment variable {name}, which would put it "
                 f"into the journal: read os.environ[{name!r}] inside the node that needs it"
             )
-
-
-def hide(text: str, secrets: Mapping[str, str]) -> str:
-    """Return `text` with each secret's value replaced by the name of its variable."""
-    for value, name in names_by_value(secrets).items():
-        text = text.replace(value, f"${name}")
-    return text
 
 
 def value_of(name: str) -> str:

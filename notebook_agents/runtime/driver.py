@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents import faults, ids
+from notebook_agents import faults, hiding, ids
 from notebook_agents.errors import StepFailedError
 from notebook_agents.faults import Fault
 from notebook_agents.journal import Claim, Draft, Journal, Record
@@ -588,6 +588,6 @@ class RunDriver:
 
 
 def describe(error: BaseException) -> str:
-    """Return `Type: message` of an error."""
-    text = str(error)
+    """Return `Type: message` of an error, without secrets of the environment."""
+    text = hiding.hidden(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

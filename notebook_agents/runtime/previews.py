@@ -15,6 +15,8 @@ import uuid
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from notebook_agents import hiding
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -54,6 +56,7 @@ class _Text:
     def __init__(self, limit: int) -> None:
         self._parts: list[str] = []
         self.left = limit
+        self.secrets: Mapping[str, str] | None = None
 
     def put(self, text: str) -> None:
         if len(text) > self.left:
@@ -92,6 +95,8 @@ def of_value(value: Any, *, limit: int = LIMIT) -> str:
 def _write(value: Any, text: _Text, depth: int) -> None:
     kind = type(value)
     if kind is str or kind is bytes:
+        if kind is str and len(value) >= hiding.SHORTEST:
+            value = _hidden(value, text)
         shown = repr(value[: text.left])
         text.put(shown if len(value) <= text.left else shown + "…")
     elif kind is int:
@@ -111,6 +116,14 @@ def _write(value: Any, text: _Text, depth: int) -> None:
         text.put(f"<{_name(value if hasattr(value, '__qualname__') else kind)}>")
     else:
         _write_object(value, text, depth)
+
+
+def _hidden(value: str, text: _Text) -> str:
+    """Return as much of a string as may be shown, and no secret of the environment."""
+    if text.secrets is None:
+        text.secrets = hiding.known_secrets()
+    longest = max(map(len, text.secrets.values()), default=0)
+    return hiding.hide(value[: text.left + longest + 1], text.secrets)
 
 
 def _write_all(

@@ -481,6 +481,8 @@ def told(view: RunView) -> str:
         said += f" · {_count(past, 'step was', 'steps were')} in doubt"
     if still:
         said += f" · {_count(still, 'step is', 'steps are')} in doubt"
+    if view.closed is not None:
+        said += f" · contents are closed: {view.closed}"
     return said
 
 

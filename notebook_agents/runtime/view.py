@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, ids
-from notebook_agents.errors import UnknownThreadError
+from notebook_agents.errors import KeyMissingError, UnknownThreadError
 from notebook_agents.journal.values import unpack
 from notebook_agents.model import (
     Attempt,
@@ -53,18 +53,31 @@ def run_view(
     frame = _frame(journal, thread, number)
     records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS)
     newest = frame.newest
+    closed = _closed(journal, thread)
     return RunView(
         thread=thread,
         number=frame.number,
         agent=frame.starts[0].name or "",
         status=frame.status,
-        steps=_steps(journal, records, frame),
+        steps=_steps(journal, records, frame, closed=closed is not None),
         sessions=len(frame.starts),
         started=clock.from_us(frame.starts[0].ts),
         ended=clock.from_us(newest.ts) if newest else None,
-        error=unpack(journal.payload(newest.seq))[1] if newest else None,
+        error=unpack(journal.payload(newest.seq))[1] if newest and closed is None else None,
         stored=stored,
+        closed=closed,
     )
+
+
+def _closed(journal: Journal, thread: str) -> str | None:
+    """Return why nothing of a thread's contents can be told, or None."""
+    head = journal.head(thread)
+    try:
+        if head is not None:
+            journal.data_key(head.scope, create=False)
+    except KeyMissingError as error:
+        return str(error)
+    return None
 
 
 def steps_page(
@@ -103,7 +116,9 @@ def steps_page(
             found += inside
         records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS, steps=found)
         wanted = set(begun)
-        return tuple(step for step in _steps(journal, records, frame) if step.id in wanted)
+        closed = _closed(journal, thread) is not None
+        steps = _steps(journal, records, frame, closed=closed)
+        return tuple(step for step in steps if step.id in wanted)
 
 
 def _begun(journal: Journal, thread: str, run: int, *, after: str | None, limit: int) -> list[str]:
@@ -187,16 +202,18 @@ def pending_nodes(journal: Journal, thread: str, number: int) -> set[str]:
     return set(begun.values())
 
 
-def _steps(journal: Journal, records: list[Record], frame: _Frame) -> tuple[Step, ...]:
-    """Return the steps in the order in which they first began."""
-    failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED]
+def _steps(
+    journal: Journal, records: list[Record], frame: _Frame, *, closed: bool
+) -> tuple[Step, ...]:
+    """Return the steps in the order in which they first began; without contents if closed."""
+    failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED and not closed]
     errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
     ends = {(record.step, record.attempt): record for record in records if record.kind in _ENDS}
     begun: dict[str, list[Record]] = {}
     for record in records:
         if record.kind is Kind.STEP_INTENDED and record.step is not None:
             begun.setdefault(record.step, []).append(record)
-    decisions = _decisions(journal, records)
+    decisions = {} if closed else _decisions(journal, records)
     resumed_at = frame.starts[-1].seq if len(frame.starts) > 1 else 0
     steps = [
         _step(
@@ -211,7 +228,7 @@ def _steps(journal: Journal, records: list[Record], frame: _Frame) -> tuple[Step
         )
         for step, intents in begun.items()
     ]
-    used = [record for record in records if record.kind is Kind.USAGE]
+    used = [record for record in records if record.kind is Kind.USAGE and not closed]
     return tuple(_with_usage(journal, steps, used) if used else steps)
 
 

@@ -1,46 +1,37 @@
 """The master key: where it lies, how it is made, and how it wraps the data keys.
 
-```json
-{"v": 1, "current": "1f0c6e9a",
- "keys": [{"id": "1f0c6e9a", "created": "2026-11-20T16:00:00+00:00", "kdf": null, "key": "…"}]}
-```
-
-The ring file holds several keys so that a key can be rotated, and `kdf` so that one can be derived
-from a passphrase. NOTEBOOK_AGENTS_KEY wins over it, but its keys still open older journals.
+The ring is the key file's keys (`keyfile.py`) and NOTEBOOK_AGENTS_KEY, which wins over them; all of
+them open journals.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import re
-import stat
-import tempfile
 from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from notebook_agents.disk import fsync_directory, make_directory
+from notebook_agents.disk import fsync_directory
 from notebook_agents.errors import JournalFormatError, KeyMissingError, SealError, UsageError
+from notebook_agents.sealing import keyfile, passphrase
 from notebook_agents.sealing.envelope import KEY_BYTES, NONCE_BYTES, derive
-from notebook_agents.settings import KEY_VARIABLE, config_home
+from notebook_agents.sealing.keyfile import StoredKey, key_id
+from notebook_agents.settings import KEY_VARIABLE, PASSPHRASE_VARIABLE, config_home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Any
+
+    from notebook_agents.sealing.keyfile import KeyFile
 
 _VERSION = 1
 _ALGORITHM = "A256GCM"
-_FILE = "keys.json"
-_ID_BYTES = 4
-
-_logger = logging.getLogger("notebook_agents.sealing")
+_TRIES = 3
 
 
 class MasterKey:
@@ -55,7 +46,7 @@ class MasterKey:
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
             raise ValueError(f"a master key has {KEY_BYTES} bytes, not {len(raw)}")
-        self.id = derive(raw, b"notebook-agents key id", _ID_BYTES).hex()
+        self.id = key_id(raw)
         self._cipher = AESGCM(derive(raw, b"notebook-agents wrap", KEY_BYTES))
 
     def __repr__(self) -> str:
@@ -119,7 +110,7 @@ def wrapped_by(wrapped: bytes) -> str:
 
 def _parse_wrapped(wrapped: bytes) -> dict[str, str]:
     parsed = _json(wrapped)
-    if isinstance(parsed, dict) and _newer(parsed.get("v")):
+    if isinstance(parsed, dict) and keyfile.newer(parsed.get("v")):
         raise JournalFormatError(
             "the journal's data keys were wrapped by a newer version of notebook-agents: update it"
         )
@@ -136,40 +127,94 @@ def _parse_wrapped(wrapped: bytes) -> dict[str, str]:
 class KeyRing:
     """The master keys that this process can open journals with.
 
+    A key that a passphrase protects is opened when it is needed; the passphrase is asked for then.
+
     Attributes:
-        current: The key that new data keys are wrapped with.
         created_at: The ring file, if the call that returned this ring made it; else None.
+        path: The ring file.
     """
 
     def __init__(
-        self, current: MasterKey, others: Sequence[MasterKey], looked: str, created_at: Path | None
+        self,
+        stored: KeyFile | None,
+        configured: bytes | None,
+        path: Path,
+        created_at: Path | None,
+        seen: tuple[object, ...],
     ) -> None:
-        self.current = current
         self.created_at = created_at
-        self._keys: Mapping[str, MasterKey] = {key.id: key for key in (*others, current)}
-        self._looked = looked
+        self.path = path
+        self.stored = stored
+        self._configured = None if configured is None else MasterKey(configured)
+        self._keys: dict[str, MasterKey] = {}
+        self._refused: KeyMissingError | None = None
+        self._seen = seen
+        if self._configured is not None:
+            self._keys[self._configured.id] = self._configured
 
     def __repr__(self) -> str:
-        return f"KeyRing(current={self.current.id!r}, ids={self.ids!r})"
+        return f"KeyRing(current={self.current_id!r}, ids={self.ids!r})"
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of all its keys, sorted."""
-        return tuple(sorted(self._keys))
+        return tuple(sorted({*self._keys, *(self.stored.keys if self.stored else ())}))
 
-    def get(self, id: str) -> MasterKey:  # noqa: A002 - the word that the wrapped key's users say
-        """Return the key with this id.
+    @property
+    def current_id(self) -> str:
+        """The id of the key that new data keys are wrapped with."""
+        if self._configured is not None:
+            return self._configured.id
+        assert self.stored is not None
+        return self.stored.current
+
+    @property
+    def current(self) -> MasterKey:
+        """The key that new data keys are wrapped with.
 
         Raises:
-            KeyMissingError: The ring has no such key.
+            KeyMissingError: The passphrase that protects it is not here.
+        """
+        return self.get(self.current_id)
+
+    @property
+    def configured(self) -> str | None:
+        """The id of the key in NOTEBOOK_AGENTS_KEY, or None."""
+        return None if self._configured is None else self._configured.id
+
+    def get(self, id: str, *, ask: bool = True) -> MasterKey:  # noqa: A002 - as wrapped keys say
+        """Return the key with this id.
+
+        Args:
+            id: The id.
+            ask: Whether somebody may be asked for a passphrase.
+
+        Raises:
+            KeyMissingError: The ring has no such key, or its passphrase is not here.
         """
         if key := self._keys.get(id):
             return key
-        raise KeyMissingError(
-            f"this journal is sealed with key {id}, and the ring has only {', '.join(self.ids)} "
-            f"(looked in {self._looked}): put the key file that has {id} back, or set "
-            f"{KEY_VARIABLE} to that key"
-        )
+        stored = self.stored.keys.get(id) if self.stored else None
+        if stored is None:
+            raise KeyMissingError(
+                f"this journal is sealed with key {id}, and the ring has only "
+                f"{', '.join(self.ids)} (looked in {self.path} and {KEY_VARIABLE}): import it with "
+                f"`notebook-agents key import FILE`, put the key file that has {id} back, or set "
+                f"{KEY_VARIABLE} to that key"
+            )
+        if self._refused is not None:  # who has thousands of threads is not asked for each
+            raise KeyMissingError(*self._refused.args)
+        try:
+            self._keys[id] = MasterKey(unlocked(stored, self.path, ask=ask))
+        except KeyMissingError as error:
+            if ask:
+                self._refused = error
+            raise
+        return self._keys[id]
+
+    def changed(self) -> bool:
+        """Whether the key file, or what the environment says, is another one by now."""
+        return self._seen != _seen(self.path)
 
 
 def load_ring(*, create: bool = True) -> KeyRing:
@@ -185,36 +230,80 @@ def load_ring(*, create: bool = True) -> KeyRing:
             read or trusted.
         JournalFormatError: A newer version wrote the ring file.
     """
-    path = config_home() / _FILE
-    configured = _key_from_environment()
+    path = ring_path()
+    configured = configured_key()
     created_at = None
-    found = _read_file(path)
+    seen = _seen(path)
+    found = keyfile.read(path)
     if found is None and configured is None:
         if not create:
             raise KeyMissingError(
-                f"there is no key to open journals with: looked in {path} and {KEY_VARIABLE}; put "
-                f"the key file back, or set {KEY_VARIABLE}"
+                f"there is no key to open journals with: looked in {path} and {KEY_VARIABLE}; "
+                "import yours with `notebook-agents key import FILE`, put the key file back, or "
+                f"set {KEY_VARIABLE}"
             )
-        created_at = path if _make_file(path) else None
-        found = _read_file(path)
+        made = keyfile.make(path, StoredKey.of(os.urandom(KEY_BYTES), kdf=None, derived=b""))
+        created_at = path if made else None
+        seen = _seen(path)
+        found = keyfile.read(path)
         if found is None:
             raise KeyMissingError(f"the key file {path} was removed while it was read: try again")
     elif create and found is not None:
         # The process that made it may not have synced its name yet, and we are about to use it.
         with suppress(PermissionError):
             fsync_directory(path.parent)
-    looked = f"{path} and {KEY_VARIABLE}"
-    if configured is not None:
-        return KeyRing(configured, found[1] if found else (), looked, created_at)
-    assert found is not None
-    return KeyRing(found[0], found[1], looked, created_at)
+    return KeyRing(found, configured, path, created_at, seen)
 
 
-def _key_from_environment() -> MasterKey | None:
-    text = os.environ.get(KEY_VARIABLE)
-    if text is None:
+def ring_path() -> Path:
+    """Return the path of the user's key file."""
+    return config_home() / keyfile.FILE
+
+
+def unlocked(stored: StoredKey, path: Path | str, *, ask: bool = True) -> bytes:
+    """Return a stored key, whatever protects it.
+
+    The passphrase is NOTEBOOK_AGENTS_PASSPHRASE's; without it somebody is asked, three times.
+
+    Raises:
+        KeyMissingError: There is no passphrase here, or it is the wrong one.
+    """
+    found = _opened(stored, path, ask=ask)
+    if isinstance(found, bytes):
+        return found
+    raise KeyMissingError(
+        f"key {stored.id} in {path} is protected by a passphrase, and {found}: set "
+        f"{PASSPHRASE_VARIABLE}, or run this at a terminal or in a notebook, which ask for it"
+    )
+
+
+def _opened(stored: StoredKey, path: Path | str, *, ask: bool) -> bytes | str:
+    """Return the key, or why it does not open: no error is raised beside a passphrase."""
+    if stored.kdf is None:
+        return stored.open(None) or b""
+    for derived in stored.kdf.derived():
+        if raw := stored.open(derived):
+            return raw
+    if (given := passphrase.from_environment()) is not None:
+        return stored.open(stored.kdf.derive(given)) or f"{PASSPHRASE_VARIABLE} does not open it"
+    for _ in range(_TRIES if ask else 0):
+        given = passphrase.asked(f"passphrase of {path}")
+        if given is None:
+            return "nobody could be asked"
+        if raw := stored.open(stored.kdf.derive(given)):
+            return raw
+    return "what was typed does not open it" if ask else "it was not opened yet"
+
+
+def configured_key() -> bytes | None:
+    """Return the key that NOTEBOOK_AGENTS_KEY holds, or None where the variable is not set.
+
+    Raises:
+        UsageError: What it holds is no key.
+    """
+    if KEY_VARIABLE not in os.environ:
         return None
-    raw = _decode_key(text.strip())
+    raw = decode_key(os.environ[KEY_VARIABLE].strip())
     if raw is None:
         # An empty value is refused too: sealing with some other key because a deployment's secret
         # did not arrive would leave journals that nobody else can open.
@@ -222,10 +311,10 @@ def _key_from_environment() -> MasterKey | None:
             f"{KEY_VARIABLE} is not a key: it has to be 32 bytes as base64 (44 characters) or hex "
             "(64 characters); correct it or unset it"
         )
-    return MasterKey(raw)
+    return raw
 
 
-def _decode_key(text: str) -> bytes | None:
+def decode_key(text: str) -> bytes | None:
     """Return the 32 bytes that `text` says in hex or base64, or None if it does not."""
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
         return bytes.fromhex(text)
@@ -236,142 +325,13 @@ def _decode_key(text: str) -> bytes | None:
     return raw if len(raw) == KEY_BYTES else None
 
 
-def _read_file(path: Path) -> tuple[MasterKey, list[MasterKey]] | None:
-    """Return the ring file's current key and all its keys, or None if there is no file."""
-    try:
-        with path.open("rb") as file:
-            _check_private(path, file.fileno())
-            content = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise KeyMissingError(
-            f"the key file {path} cannot be read ({error.strerror}): make it readable for this "
-            f"user, or set {KEY_VARIABLE}"
-        ) from error
-    return _parse_ring(_json(content), path)
-
-
-def _parse_ring(parsed: Any, path: Path) -> tuple[MasterKey, list[MasterKey]]:
-    if isinstance(parsed, dict) and _newer(parsed.get("v")):
-        raise JournalFormatError(
-            f"a newer version of notebook-agents wrote the key file {path}: install that version, "
-            f"or set {KEY_VARIABLE}"
-        )
-    keys = {}
-    try:
-        current = parsed["current"]
-        entries = {entry["id"]: entry for entry in parsed["keys"] if parsed["v"] == _VERSION}
-        protected = entries[current]["kdf"] is not None
-        for name, entry in entries.items():
-            if entry["kdf"] is None:
-                keys[name] = MasterKey(base64.b64decode(entry["key"], validate=True))
-        whole = all(name == key.id for name, key in keys.items())
-    except (KeyError, TypeError, ValueError):
-        whole = protected = False
-    if not whole:
-        raise KeyMissingError(
-            f"the key file {path} is damaged: put a copy of it back, or set {KEY_VARIABLE}"
-        )
-    if protected:
-        raise JournalFormatError(
-            f"the key in {path} is protected by a passphrase, which this version of "
-            f"notebook-agents cannot ask for: install a newer one, or set {KEY_VARIABLE}"
-        )
-    return keys[current], list(keys.values())
-
-
-def _check_private(path: Path, descriptor: int) -> None:
-    """Repair a ring file that others can read, and refuse one that others could have written.
-
-    Who could read the key may have it, and refusing would lock its owner out without taking it
-    back: so the file is closed and a warning says it. But with a key that somebody else put there,
-    opening a record proves nothing, and records are unpickled.
-
-    Raises:
-        KeyMissingError: Somebody else could have written it.
-    """
-    if os.name != "posix":
-        return
-    info = os.fstat(descriptor)
-    user = os.geteuid()
-    foreign = user != 0 and info.st_uid not in (0, user)
-    if foreign or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise KeyMissingError(
-            f"the key file {path} can be written by others, so it may not be yours: check where it "
-            f"comes from, then `chmod 600` it, or set {KEY_VARIABLE}"
-        )
-    if info.st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        try:
-            os.fchmod(descriptor, 0o600)
-        except OSError:
-            _logger.warning("the key file %s can be read by others: chmod 600 it", path)
-        else:
-            _logger.warning(
-                "the key file %s could be read by others, which was corrected; whoever read it can "
-                "open your journals",
-                path,
-            )
-
-
-def _make_file(path: Path) -> bool:
-    """Make a ring file with one new key; return False if another process was faster.
-
-    `os.link` creates the name with its whole content or fails because the name exists, which
-    neither a rename nor an exclusive open does.
-
-    Raises:
-        KeyMissingError: The file cannot be made.
-    """
-    try:
-        make_directory(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=f".{_FILE}.", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_new_ring())
-                file.flush()
-                os.fsync(file.fileno())
-            return _link(temporary, path)
-        finally:
-            temporary.unlink()
-    except OSError as error:
-        raise KeyMissingError(
-            f"a key file cannot be made at {path} ({error.strerror}): make that folder writable, "
-            f"or set {KEY_VARIABLE} to 32 random bytes as base64"
-        ) from error
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    try:
-        os.link(temporary, path)
-        won = True
-    except FileExistsError:
-        won = False
-    # Whoever lost syncs too: it is about to seal records with a key that must not be lost.
-    fsync_directory(path.parent)
-    return won
-
-
-def _new_ring() -> bytes:
-    raw = os.urandom(KEY_BYTES)
-    entry = {
-        "id": MasterKey(raw).id,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "kdf": None,
-        "key": base64.b64encode(raw).decode(),
-    }
-    ring = {"v": _VERSION, "current": entry["id"], "keys": [entry]}
-    return json.dumps(ring, indent=2).encode() + b"\n"
+def _seen(path: Path) -> tuple[object, ...]:
+    return (*keyfile.seen(path), hash(os.environ.get(KEY_VARIABLE)))
 
 
 def _json(content: bytes) -> Any:
-    """Parse JSON, or return None. The error is dropped: it carries the text, which holds a key."""
+    """Parse JSON, or return None. The error is dropped: it carries the text."""
     try:
         return json.loads(content)
     except ValueError:
         return None
-
-
-def _newer(version: object) -> bool:
-    return isinstance(version, int) and version > _VERSION

@@ -101,6 +101,7 @@ def _read(path: Path) -> SigningKey | None:
     key: object = None
     with suppress(ValueError, TypeError, UnsupportedAlgorithm):  # encrypted, or something else
         key = load_pem_private_key(content, password=None)
+    del content  # a traceback may show what variables hold
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyMissingError(
             f"{path} is no Ed25519 key in PEM without a passphrase: put a copy of the right one "

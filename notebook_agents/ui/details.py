@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import pickling
-from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.errors import KeyMissingError, NotebookAgentsError
 from notebook_agents.graph.codec import ResultCodec, strict_serializer
 from notebook_agents.journal.values import Decoder, unpack
 from notebook_agents.model import Kind, Outcome
@@ -35,7 +35,10 @@ def arguments(journal: Journal, thread: str, run: int, steps: Collection[str]) -
     kinds = [Kind.STEP_INTENDED]
     records = journal.select(thread=thread, run=run, kinds=kinds)
     seqs = {record.seq: record.step or "" for record in records if record.step in steps}
-    payloads = journal.payloads(list(seqs))
+    try:
+        payloads = journal.payloads(list(seqs))
+    except KeyMissingError:  # the view says so
+        return {}
     found = {}
     for seq, payload in payloads.items():
         if payload not in _EMPTY:
