@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from random import SystemRandom
@@ -46,8 +46,8 @@ def main(kills: int, seed: int | None, only: str | None, notebooks: Path, jobs: 
     paths = sorted(notebooks.glob("*.ipynb")) if notebooks.is_dir() else [notebooks]
     with TemporaryDirectory(prefix="crash-notebooks-") as folder:
         campaign = Campaign(console, Path(folder), seed, {path.stem: path for path in paths})
-        with suppress(KeyboardInterrupt):  # what was found until then is told
-            campaign.run(kills, jobs, only)
+        signal.signal(signal.SIGINT, lambda *_: campaign.stop())
+        campaign.run(kills, jobs, only)
     _print(console, campaign.tallies)
     sys.exit(1 if any(tally.violations for tally in campaign.tallies.values()) else 0)
 
@@ -59,6 +59,7 @@ class Campaign:
         self.tallies = {name: Tally() for name in paths}
         self._folder, self._seed, self._paths = folder, seed, paths
         self._references: dict[str, Reference] = {}
+        self._stopped = False
         columns = (TextColumn("{task.description:44}"), BarColumn(20), MofNCompleteColumn())
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
         self._task = self._progress.add_task("")
@@ -75,10 +76,15 @@ class Campaign:
                 ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 for trial in ended:
                     self._add(trial)
-                if sum(tally.kills for tally in self.tallies.values()) < kills:
+                done = sum(tally.kills for tally in self.tallies.values())
+                if done < kills and not self._stopped:
                     under_way |= {
                         pool.submit(self._trial, name) for name in islice(names, len(ended))
                     }
+
+    def stop(self) -> None:
+        """Begin no other trial: what was found until then is told."""
+        self._stopped = True
 
     def _names(self) -> Iterator[str]:
         for number in count():
