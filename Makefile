@@ -20,9 +20,8 @@ BIN     = $(VENV)/bin
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
 
-# Two processes, a file each at a time, in their order: else the longest tests, which are few, come last.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -258,7 +258,7 @@ def test_call_that_took_too_long(home, ledger):
     )
     graph.add_edge(START, "node")
     with na.Journal.open(home) as journal:
-        done = na.Agent(graph, "slow", journal).run({"n": 0}, thread="t")
+        done = na.Agent(graph, "late", journal).run({"n": 0}, thread="t")
         assert done.value["items"] == ["done"]
     path = receipt(home)
     (doubt,) = told(path, "doubt")

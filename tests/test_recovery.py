@@ -151,7 +151,7 @@ def test_steps_that_return_count_as_progress(home, dies, ledger):
 
     def program() -> None:
         with na.Journal.open(home) as journal:
-            agent = na.Agent(chain(*map(deadly, "abcd")), "slow", journal)
+            agent = na.Agent(chain(*map(deadly, "abcd")), "deadly", journal)
             if journal.head("t") is None:
                 agent.run({"n": 1}, thread="t")
             na.resume_all(journal, recoveries=1)
