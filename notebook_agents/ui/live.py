@@ -43,8 +43,8 @@ R = TypeVar("R")
 _PAUSE_SECONDS = 0.25
 _SHARE = 40
 """An update may take one part in so many of the time."""
-_BUNDLE_SECONDS = (0.5, 30.0)
-"""Between two bundles, where a widget shows what happens in between: at first, and later. A
+_BUNDLE_SECONDS = (2.0, 30.0)
+"""Between two bundles, where a widget shows what happens in between; twice as long each time. A
 notebook that is saved when its kernel was killed has what the last one had."""
 _WHOLE_SECONDS = 1.0
 """After so long the widget gets everything once more: a page may have missed what came first."""
