@@ -28,7 +28,7 @@ FOLDER = ".notebook_agents"
 LEASE_SECONDS = 30.0
 """For how long the driver of a thread may leave unanswered whether it still drives it."""
 
-VARIABLES_MB = 256.0
+VARIABLES_MB = 2000.0
 """Megabytes that a notebook's variables may take, pickled, to be kept behind each cell."""
 
 INGEST_RECORDS = 20_000
