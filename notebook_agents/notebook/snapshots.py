@@ -349,8 +349,13 @@ class Snapshots:
                     failed.update(dict.fromkeys(entry.names, str(error)))
                     continue
                 digests[entry.names] = kept.digest
+                # Interned as names in code are: the next pickle is the same bytes then.
                 variables.update(
-                    {name: one for name, one in found.items() if table.entries.get(name) == entry}
+                    {
+                        sys.intern(name): one
+                        for name, one in found.items()
+                        if table.entries.get(name) == entry
+                    }
                 )
             self.table, self._digests = table, digests
             self._unindexed = _UNINDEXED  # the next one says what of these is still there
