@@ -183,19 +183,19 @@ class Keeper:
                     )
                     self._worker.start()
                     atexit.register(self.close)
-                more = self._around(inside=always or self._running)
-                self._tasks.put(_Task(snapshots, captured, more, always))
+                self._tasks.put(_Task(snapshots, captured, self._around(), always))
             except BaseException:  # also Ctrl-C: the next one must not build on it
                 snapshots.forget()
                 raise
             self._took, self._when = time.perf_counter() - began, time.monotonic()
 
-    def _around(self, *, inside: bool) -> dict[str, Any]:
-        """Return what a snapshot says besides, taken inside a cell or behind it."""
-        shell = namespace.shell()
-        lines = str(shell.history_manager.input_hist_raw[-1]).strip()
+    def _around(self) -> dict[str, Any]:
+        """Return what a snapshot says besides: its cell, and what the journal has by then."""
+        # The shell's own count says of a cell that runs what its version of IPython makes of it.
+        cells = namespace.shell().history_manager.input_hist_raw
+        lines = str(cells[-1]).strip()
         return {
-            "cell": shell.execution_count - (not inside),
+            "cell": len(cells) - 1,
             "line": lines.partition("\n")[0][:_LINE].encode(errors="replace").decode(),
             "seen": self.journal.newest(),
         }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = """
-import contextlib, io, json, os, sys
+import io, json, os, sys
 from traitlets.config import Config
 from IPython.core.interactiveshell import InteractiveShell
 answers = os.fdopen(os.dup(1), "w")
@@ -23,11 +23,12 @@ config.HistoryManager.enabled = False
 config.InteractiveShell.colors = "nocolor"
 shell = InteractiveShell.instance(config=config)
 shell.extension_manager.load_extension("notebook_agents")
+sys.stdout = sys.stderr = shown = io.StringIO()
 for line in sys.stdin:
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-        shell.run_cell(json.loads(line), store_history=True)
-    answers.write(json.dumps(shown.getvalue()) + "\\n")
+    before = shown.tell()
+    shell.run_cell(json.loads(line), store_history=True)
+    after = shown.tell()
+    answers.write(json.dumps([shown.getvalue()[before:after], shown.getvalue()]) + "\\n")
     answers.flush()
 """
 
@@ -39,6 +40,9 @@ class Shell:
         folder: Its working folder.
         notebook: The notebook's file.
         environment: What is set besides.
+
+    Attributes:
+        said: All that it has shown so far, also what threads said between two cells.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Shell:
         notebook: str | None = "a.ipynb",
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.said = ""
         here = {**os.environ, "IPYTHONDIR": str(folder / ".ipython"), **(environment or {})}
         if notebook is not None:
             here["JPY_SESSION_NAME"] = str(folder / notebook)
@@ -79,7 +84,7 @@ class Shell:
             answer = self.process.stdout.readline()
             if not answer:
                 raise EOFError(f"the process died of {self.process.wait(60)}")
-            shown = json.loads(answer)
+            shown, self.said = json.loads(answer)
         return str(shown)
 
     def kill(self, *cells: str) -> None:
