@@ -70,12 +70,16 @@ class Handler(APIHandler):
         """Return a parameter of the query, or None.
 
         Raises:
-            RefusedError: It is given twice, or too long.
+            RefusedError: It is given twice, is no UTF-8, or too long.
         """
-        found = self.get_query_arguments(name, strip=False)
-        if len(found) > 1 or (found and len(found[0]) > (longest or _LONGEST[name])):
+        found = self.request.query_arguments.get(name, [])
+        try:
+            [said] = [one.decode() for one in found] or [None]  # Tornado's own would clean it
+        except ValueError:  # a UnicodeDecodeError is one
+            said = None
+        if (found and said is None) or len(said or "") > (longest or _LONGEST[name]):
             raise RefusedError("bad_request", f"`{name}` is given twice, or too long: shorten it")
-        return found[0] if found else None
+        return said
 
     def number(self, said: str | None) -> int | None:
         """Return a run's number; None for the newest.

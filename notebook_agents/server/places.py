@@ -39,7 +39,7 @@ class Places:
                 raise _outside(f"the journal that {HOME_VARIABLE} names")
         else:
             home = self._found(self.root if notebook is None else self._folder_of(notebook))
-        if not home.is_dir():
+        if not _is_folder(home):
             raise _none(f"in {self.shown(home)}")
         return home
 
@@ -93,6 +93,13 @@ class Places:
             RefusedError: It lies outside the root.
         """
         return self._inside(contents, "the notebook")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # its name is too long
+        return False
 
 
 def _outside(what: str) -> RefusedError:

@@ -39,11 +39,13 @@ class Answer:
         status: The HTTP status.
         headers: By lower-case name.
         body: The bytes.
+        cookies: What it sets.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    cookies: tuple[str, ...] = ()
 
     @property
     def json(self) -> Any:
@@ -76,7 +78,7 @@ class Served:
         environment = {**os.environ, **here}
         if "NOTEBOOK_AGENTS_HOME" not in env:
             environment.pop("NOTEBOOK_AGENTS_HOME", None)
-        options = [f"--ServerApp.jpserver_extensions={{'notebook_agents.server': True}}"]
+        options = ["--ServerApp.jpserver_extensions={'notebook_agents.server': True}"]
         if read_only:
             (folder / "readonly.py").write_text(_AUTHORIZER)
             environment["PYTHONPATH"] = f"{folder}:{environment.get('PYTHONPATH', '')}"
@@ -143,7 +145,8 @@ class Served:
             )
             got = connection.getresponse()
             found = {name.lower(): value for name, value in got.getheaders()}
-            return Answer(got.status, found, got.read())
+            set_ = tuple(got.headers.get_all("Set-Cookie") or ())
+            return Answer(got.status, found, got.read(), set_)
         finally:
             connection.close()
 
@@ -162,7 +165,9 @@ class Served:
         said = urlencode({name: value for name, value in query.items() if value is not None})
         body = None if method in ("GET", "DELETE") else json.dumps(sent or {}).encode()
         answer = self.raw(method, f"notebook-agents/api/{path}{'?' * bool(said)}{said}", body=body)
-        assert answer.status == expect, f"{answer.status}: {answer.body[:2000]!r}\n{self.log[-3000:]}"
+        assert answer.status == expect, (
+            f"{answer.status}: {answer.body[:2000]!r}\n{self.log[-3000:]}"
+        )
         checked(method, path, answer.status, answer.headers, answer.json)
         return answer.json
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def many(journal: na.Journal, count: int) -> None:
-    """Run an agent on threads t0, t1, …"""
+    """Run an agent on threads t0, t1 and so on."""
     agent = na.Agent(chained(add), "counter", journal)
     for number in range(count):
         agent.run({"n": number}, thread=f"t{number}")
@@ -58,7 +58,6 @@ def test_conversations_of_a_notebook(
     journal: na.Journal,
     folder: Path,
     where: str,
-    monkeypatch: object,
     cell: Callable[..., None],
 ) -> None:
     """A notebook is named by its contents path, and is what conversations are filtered by."""
