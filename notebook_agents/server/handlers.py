@@ -72,14 +72,16 @@ class Handler(APIHandler):
         Raises:
             RefusedError: It is given twice, is no UTF-8, or too long.
         """
-        found = self.request.query_arguments.get(name, [])
+        found = self.request.query_arguments.get(name)
+        if not found:
+            return None
         try:
-            [said] = [one.decode() for one in found] or [None]  # Tornado's own would clean it
+            [said] = [one.decode() for one in found]  # Tornado's own would clean it
+            if len(said) <= (longest or _LONGEST[name]):
+                return said
         except ValueError:  # a UnicodeDecodeError is one
-            said = None
-        if (found and said is None) or len(said or "") > (longest or _LONGEST[name]):
-            raise RefusedError("bad_request", f"`{name}` is given twice, or too long: shorten it")
-        return said
+            pass
+        raise RefusedError("bad_request", f"`{name}` is given twice, or too long: shorten it")
 
     def number(self, said: str | None) -> int | None:
         """Return a run's number; None for the newest.

@@ -19,6 +19,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SWEEP_SECONDS = 5.0
+_WARM_SECONDS = 1.0
+"""To import a lot slows all other threads down: not while the first page is drawn."""
 
 
 class Service:
@@ -74,7 +76,8 @@ class Service:
         """Have loaded what the first look at a run needs: LangGraph takes a second."""
         if not self._warm:
             self._warm = True
-            self._looks.submit(_load)
+            loop = asyncio.get_running_loop()
+            loop.call_later(_WARM_SECONDS, loop.run_in_executor, self._looks, _load)
 
     async def end(self) -> None:
         """Let go of everything."""
