@@ -170,15 +170,6 @@ class Watchers:
             del self._watchers[watcher.home]
             return True
 
-    def close(self) -> None:
-        """End all streams."""
-        with self._lock:
-            streams = [stream for one in self._watchers.values() for stream in one.streams]
-            for watcher in self._watchers.values():
-                watcher.streams.clear()
-        for stream in streams:
-            stream.put(None)
-
 
 class _Watcher:
     """Looks at one journal."""

@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from notebook_agents.server.live import Watchers
 from notebook_agents.server.opened import Journals
@@ -78,16 +78,6 @@ class Service:
             self._warm = True
             loop = asyncio.get_running_loop()
             loop.call_later(_WARM_SECONDS, loop.run_in_executor, self._looks, _load)
-
-    async def end(self) -> None:
-        """Let go of everything."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        self.watchers.close()
-        for pool in (self._reads, self._acts, self._looks):
-            pool.shutdown(wait=False, cancel_futures=True)
-        closing: Any = asyncio.get_running_loop().run_in_executor(None, self.journals.close)
-        await closing
 
 
 def _load() -> None:
