@@ -43,14 +43,19 @@ def load_ipython_extension(shell: Any) -> None:
         shell.events.unregister("pre_run_cell", first)
         if (line := unfinished_line()) is not None:
             _show(shell, line)
-        begin_variables(shell)
+        begin_variables(shell, told=line or "")
 
     shell.events.register("pre_run_cell", first)
     register(shell)
 
 
-def begin_variables(shell: Any) -> None:
-    """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says."""
+def begin_variables(shell: Any, *, told: str = "") -> None:
+    """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says.
+
+    Args:
+        shell: The shell.
+        told: What was said already: of what is broken once is enough.
+    """
     try:
         wish = settings.autosave()
         line = _kept_line()
@@ -67,7 +72,8 @@ def begin_variables(shell: Any) -> None:
             keeper().turn(on=True)
     except Exception as error:  # noqa: BLE001 - told: a kernel starts whatever is broken
         said = " ".join(str(error).split()) or type(error).__name__
-        _show(shell, f"The variables of this notebook are not kept: {said}")
+        if said not in told:
+            _show(shell, f"The variables of this notebook are not kept: {said}")
 
 
 def _kept_line() -> str | None:
