@@ -124,7 +124,7 @@ from notebook_agents.ui.autosave import keeper
 _write, _go, _failed = Snapshots._write, threading.Event(), []
 def _fail(self, *given, **options):
     _go.wait(60)
-    if not _failed:
+    if not _failed and any("x" in group.names for group in given[0].groups):
         _failed.append(1)
         raise OSError("no room")
     return _write(self, *given, **options)

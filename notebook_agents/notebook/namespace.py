@@ -9,6 +9,7 @@ import os
 import random
 import re
 import sys
+import threading
 import types
 from contextlib import suppress
 from importlib import import_module
@@ -24,6 +25,7 @@ _IPYTHONS = re.compile(r"__.*__|_{1,3}|_\d+|_i+|_i\d+|_[oid]h|_exit_code|In|Out"
 FOLDER = "the working folder"
 """Stands for a variable's name where that is what does not come back."""
 _GIVEN = re.compile(r"_{1,3}|_i{1,3}|_[oid]h|In|Out")
+_loading = threading.Lock()
 _environment: dict[str, str] = {}
 _path: list[str] = []
 
@@ -40,6 +42,19 @@ class Namespace(NamedTuple):
     variables: dict[str, Any]
     imports: dict[str, str]
     given: frozenset[str]
+
+
+def loading() -> bool:
+    """Whether extensions are loaded only since they were loaded before."""
+    return _loading.locked()
+
+
+def _load(extensions: list[str]) -> None:
+    manager = shell().extension_manager
+    for name in extensions:
+        if name not in manager.loaded:
+            with suppress(ImportError):  # whoever needs it says so
+                manager.load_extension(name)
 
 
 def begin() -> None:
@@ -134,11 +149,8 @@ def go_back(data: bytes) -> tuple[dict[str, Any], dict[str, str], list[str]]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    manager = shell().extension_manager
-    for name in kept["extensions"]:
-        if name not in manager.loaded:
-            with suppress(ImportError):  # whoever needs it says so
-                manager.load_extension(name)
+    with _loading:
+        _load(kept["extensions"])
     notes = modules.install(kept["modules"])
     found: dict[str, Any] = {}
     for name, module in kept["imports"].items():

@@ -8,6 +8,7 @@ of the first cell that a person runs. Nothing is read, and next to nothing impor
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,15 @@ def load_ipython_extension(shell: Any) -> None:
 def begin_variables(shell: Any, *, told: str = "") -> None:
     """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says.
 
+    While variables are brought back, which loads this extension again, nothing is to be done.
+
     Args:
         shell: The shell.
         told: What was said already: of what is broken once is enough.
     """
+    namespace = sys.modules.get("notebook_agents.notebook.namespace")  # not imported for this
+    if namespace is not None and namespace.loading():
+        return
     try:
         wish = settings.autosave()
         line = _kept_line()

@@ -22,8 +22,8 @@ config = Config()
 config.HistoryManager.enabled = False
 config.InteractiveShell.colors = "nocolor"
 shell = InteractiveShell.instance(config=config)
-shell.extension_manager.load_extension("notebook_agents")
 sys.stdout = sys.stderr = shown = io.StringIO()
+shell.extension_manager.load_extension("notebook_agents")
 for line in sys.stdin:
     before = shown.tell()
     shell.run_cell(json.loads(line), store_history=True)
