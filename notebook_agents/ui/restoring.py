@@ -101,10 +101,15 @@ def snapshots() -> Snapshots:
     """
     own = autosave.keeper(create=False)
     own.rest()
+    return listed(own.journal, own.thread)
+
+
+def listed(journal: Journal, thread: str) -> Snapshots:
+    """Return the snapshots of a thread, the newest first; nothing is unpickled."""
     found = Snapshots()
-    with own.journal.reading():
-        for record in reversed(recorded(own.journal, own.thread)):
-            more = said(own.journal, record.seq)
+    with journal.reading():
+        for record in reversed(recorded(journal, thread)):
+            more = said(journal, record.seq)
             found.append(
                 Snapshot(
                     number=record.attempt or 0,
