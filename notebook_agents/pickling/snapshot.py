@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xxhash import xxh3_128, xxh3_128_digest
 
 from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
-from notebook_agents.pickling import containers, reopen
+from notebook_agents.pickling import containers, reopen, texts
 from notebook_agents.pickling.codec import CLOUDPICKLE, Bounded, Pickler, Reduce, dumps, loads
 from notebook_agents.pickling.refusals import Refusal
 from notebook_agents.pickling.rules import RefusedError
@@ -228,7 +228,7 @@ class _Taking(Pickler):
         elif type(value) is weakref.ReferenceType:
             return self._weak(value)
         else:
-            for rule in (reopen.reduce, containers.reduce, self.reduce):
+            for rule in (reopen.reduce, containers.reduce, self.reduce, texts.reduce):
                 if rule is not None and (found := rule(value)) is not None:
                     return found
         return super().reducer_override(value)
@@ -379,7 +379,8 @@ def _pickled(
     pickler = _Taking(file, beside, reduce)
     pickler.strong, pickler.known = strong, known
     pickler.dump(objects)
-    met = {key: held for key, (_, held) in pickler.memo.copy().items() if _is_shared(held)}
+    shared = _Shared()
+    met = {key: held for key, (_, held) in pickler.memo.copy().items() if shared[type(held)]}
     met.pop(id(objects), None)
     modules = frozenset(pickler.modules)
     return _Pass(file.getvalue(), buffers, modules, met, pickler.weak, pickler.classes)
@@ -412,15 +413,17 @@ def _why(error: NotebookAgentsError) -> str:
     return text.partition(" cannot be kept: ")[2] if isinstance(error, ValueNotKeptError) else text
 
 
-def _is_shared(value: object) -> bool:
-    """Whether it matters that it is one object: it can be changed, or is known by its identity.
+class _Shared(dict[type, bool]):
+    """Whether it matters of objects of a type that it is one: they can be changed or have identity.
 
     Classes and functions are the same ones wherever they are loaded.
     """
-    if isinstance(value, type | types.FunctionType | types.ModuleType):
-        return False
-    own = type(value).__hash__
-    return own is None or own is object.__hash__
+
+    def __missing__(self, kind: type) -> bool:
+        own = kind.__hash__
+        plain = issubclass(kind, type | types.FunctionType | types.ModuleType)
+        found = self[kind] = not plain and (own is None or own is object.__hash__)
+        return found
 
 
 def _together(passes: Mapping[tuple[str, ...], _Pass]) -> list[list[tuple[str, ...]]]:
