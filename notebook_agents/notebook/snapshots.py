@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from importlib import import_module
@@ -30,6 +31,7 @@ from notebook_agents.model import Kind
 from notebook_agents.notebook import namespace
 from notebook_agents.pickling import modules, snapshot, versions
 from notebook_agents.pickling.report import RestoreReport
+from notebook_agents.pickling.texts import Texts
 from notebook_agents.runtime import object_records
 from notebook_agents.runtime.object_records import Table
 from notebook_agents.runtime.plain import PlainCodec
@@ -88,12 +90,15 @@ class Snapshots:
 
     Attributes:
         table: What is recorded.
+        fresh: Seconds that `capture` spent last on what was new: the next one need not.
     """
 
     def __init__(self, journal: Journal, thread: str) -> None:
         self.journal = journal
         self.thread = thread
         self.table = Table()
+        self.fresh = 0.0
+        self._texts = Texts()
         self._digests: dict[tuple[str, ...], bytes] = {}
         self._around = b""
         self._refused: dict[str, tuple[Any, str]] = {}
@@ -108,6 +113,7 @@ class Snapshots:
     def capture(self) -> Captured:
         """Look at the kernel's variables; return what changed since this was asked last."""
         now = namespace.now()
+        self.fresh = 0.0
         taken = self._take(now.variables)
         changed = self._changed(taken)
         copies, borrowed = self._copied(changed)
@@ -141,14 +147,16 @@ class Snapshots:
 
     def _take(self, variables: Mapping[str, Any]) -> snapshot.Taken:
         limit = settings.variables_bytes()
+        self._texts.begin()
         taken = snapshot.take(
             variables,
-            _reduce,
+            self._reduce,
             known=variables.keys(),
             together=list(self._digests),
             refused=self._refused,
             limit=limit,
         )
+        self.fresh += self._texts.seconds
         total = sum(group.size for group in taken.groups)
         groups = sorted(taken.groups, key=lambda group: group.size)
         while total > limit:
@@ -160,6 +168,10 @@ class Snapshots:
             )
             taken.refused.update(dict.fromkeys(largest.names, why))
         return snapshot.Taken(groups, taken.refused)
+
+    def _reduce(self, value: object) -> Any:
+        found = self._texts.reduce(value)
+        return _reduce(value) if found is None else found
 
     def _changed(self, taken: snapshot.Taken) -> list[Group]:
         return [one for one in taken.groups if self._digests.get(one.names) != one.digest]
@@ -176,7 +188,10 @@ class Snapshots:
         size = sum(map(len, wanted.values()))
         if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
             return {}, True
-        return {mark: bytes(piece) for mark, piece in wanted.items()}, False
+        begun = time.perf_counter()
+        copies = {mark: bytes(piece) for mark, piece in wanted.items()}
+        self.fresh += time.perf_counter() - begun
+        return copies, False
 
     # -- recording ----------------------------------------------------------------------------
 

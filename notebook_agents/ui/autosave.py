@@ -80,7 +80,7 @@ class Keeper:
         self._resting.set()
         self._failure: BaseException | None = None
         self._said: set[str] = set()
-        self._took = self._when = 0.0
+        self._took = self._spent = self._when = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._borrowed = False
         self._running = False
@@ -147,9 +147,9 @@ class Keeper:
         Raises:
             JournalError: The thread cannot be written to.
         """
-        began = time.perf_counter()
         if not self.began:
             self._begin()
+        began = time.perf_counter()
         shell = namespace.shell()
         captured = self.snapshots.capture()
         more = {
@@ -166,7 +166,10 @@ class Keeper:
             self._worker.start()
             atexit.register(self.close)
         self._tasks.put(_Task(captured, more, always))
-        self._took, self._when = time.perf_counter() - began, time.monotonic()
+        took = time.perf_counter() - began
+        # What was new may be nothing the next time, but hardly if it was much twice.
+        self._took = max(took - self.snapshots.fresh, min(took, self._spent))
+        self._spent, self._when = took, time.monotonic()
 
     def flush(self) -> None:
         """Wait until everything taken is on disk.
