@@ -34,18 +34,19 @@ _KEEP = """
 %load_ext notebook_agents
 exec('''
 import time
-took, at, spent = [], [0.0], [0.0]
+took, at, spent = [], [0.0, 0.0], [0.0, 0.0]
 
 def begin(*_):
-    at[0] = time.perf_counter()
+    at[:] = time.perf_counter(), time.thread_time()
 
 def end(*_):
     spent[0] += time.perf_counter() - at[0]
+    spent[1] += time.thread_time() - at[1]
 
 def behind(*_):
     end()
-    took.append(spent[0])
-    spent[0] = 0.0
+    took.append(tuple(spent))
+    spent[:] = 0.0, 0.0
 
 for name in ("pre_run_cell", "post_run_cell"):
     shell.events.register(name, begin)
@@ -101,6 +102,7 @@ class Ran(NamedTuple):
         before: What loading the extension took of that.
         after: What the final flush took of it.
         added: What each cell took longer in the kernel's main thread, in milliseconds.
+        busy: The processor's part of that.
         look: What is alive at the end: bytes, names, and some of the values.
     """
 
@@ -108,6 +110,7 @@ class Ran(NamedTuple):
     before: float
     after: float
     added: list[float]
+    busy: list[float]
     look: Any
 
 
@@ -198,9 +201,10 @@ def _ran(folder: Path, rows: int, others: int, *, keep: bool) -> Ran:
         if keep:
             ask(_END)
         ended = time.perf_counter()
-        added = [took * 1e3 for took in json.loads(ask(_ADDED))] if keep else []
+        said = json.loads(ask(_ADDED)) if keep else []
+        added, busy = ([took[at] * 1e3 for took in said] for at in (0, 1))
         look = json.loads(ask(_LOOK)) if keep else None
-    return Ran(ended - begun, first - begun, ended - last, added, look)
+    return Ran(ended - begun, first - begun, ended - last, added, busy, look)
 
 
 def _kernel(folder: Path, rows: int, others: int) -> Any:
