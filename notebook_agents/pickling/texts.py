@@ -55,6 +55,8 @@ class Texts:
 
         Missing ones (None, or the NaN that pandas has for them) may be among them.
         """
+        if type(value).__name__ != "ndarray":
+            return None
         numpy = sys.modules.get("numpy")
         if numpy is None or type(value) is not numpy.ndarray:
             return None
@@ -82,7 +84,7 @@ class Texts:
 
 def reduce(value: Any) -> tuple[Any, ...] | None:
     """Do as `Texts.reduce`, of what nothing is known."""
-    return Texts().reduce(value)
+    return Texts().reduce(value) if type(value).__name__ == "ndarray" else None
 
 
 def _pointers(flat: Any) -> bytes:
