@@ -103,6 +103,7 @@ class Snapshots:
         self._around = b""
         self._refused: dict[str, tuple[Any, str]] = {}
         self._nodes: OrderedDict[bytes, Stored] = OrderedDict()
+        self._coming = set[bytes]()  # marks of the copies that wait for being recorded
         self._generation = journal.generation
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
@@ -132,6 +133,7 @@ class Snapshots:
         self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
         for group in changed:
             self._digests[group.names] = group.digest
+        self._coming.update(copies)
         known = {group.names for group in taken.groups}
         for names in self._digests.keys() - known:
             del self._digests[names]
@@ -183,7 +185,7 @@ class Snapshots:
             for group in groups
             for raw, marks in zip(group.raw, group.marks, strict=True)
             for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True)
-            if mark not in self._nodes
+            if mark not in self._nodes and mark not in self._coming
         }
         size = sum(map(len, wanted.values()))
         if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
@@ -219,6 +221,7 @@ class Snapshots:
         Raises:
             JournalError: It could not be recorded; then the next one has what this one had.
         """
+        coming = list(captured.copies)
         with self._writing:
             try:
                 return self._write(captured, columns, more, always=always, durable=durable)
@@ -227,6 +230,8 @@ class Snapshots:
                     self._digests.pop(group.names, None)
                 self._nodes.clear()
                 raise
+            finally:
+                self._coming.difference_update(coming)
 
     def _write(
         self,
