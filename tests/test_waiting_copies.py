@@ -1,4 +1,4 @@
-"""Snapshots of variables that are taken faster than they are recorded: each piece is copied once."""
+"""Snapshots of variables that are taken faster than recorded: each piece is copied once."""
 
 from __future__ import annotations
 

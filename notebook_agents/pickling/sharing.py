@@ -1,4 +1,4 @@
-"""Which of the objects that a pickler met matter as one: who else has them is pickled beside them."""
+"""Which of the objects that a pickler met bring together those who have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sharing(dict[type, bool]):
         self._held: dict[type, frozenset[int]] = {}
 
     def __missing__(self, kind: type) -> bool:
-        own = kind.__hash__
+        own: Any = kind.__hash__
         named = issubclass(kind, type | types.FunctionType | types.ModuleType)
         found = own is None or own is object.__hash__
         self[kind] = found = found and not named and kind.__name__ != _COMPILED
