@@ -16,7 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 ROWS = int(os.environ["SALES_ROWS"])
 OTHER_BYTES = int(os.environ["SALES_OTHER_BYTES"])
 rng = np.random.default_rng(7)
-sensors = rng.standard_normal((OTHER_BYTES * 40 // 100 // 160, 20))
+sensors = rng.standard_normal((OTHER_BYTES * 40 // 100 // 160 + 1, 20))
 images = rng.integers(0, 256, (OTHER_BYTES * 20 // 100 // 1024, 32, 32), dtype=np.uint8)
 prices = pd.DataFrame(
     rng.random((OTHER_BYTES * 30 // 100 // 80, 10)).round(3), columns=list("abcdefghij")
