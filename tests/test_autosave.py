@@ -173,7 +173,7 @@ def test_undo_brings_variables_and_the_agents_thread_back_together(tmp_path: Pat
         assert "removed, since they came later: first, later\n" in undone
         forked = undone.partition("what it was then is thread '")[2].partition("'")[0]
         assert shell.run("print(rate, run.value, 'later' in globals())") == "10 {'n': 11} False\n"
-        look = f"print(agent.thread({forked!r}).state.values, agent.thread('t').state.values)"
+        look = f"print(agent.thread({forked!r}).state().values, agent.thread('t').state().values)"
         assert shell.run(look) == "{'n': 11} {'n': 501}\n", shell.said
         again = shell.run(f"print(na.restore(at={last}))")
         assert "has gone on since" not in again
