@@ -395,10 +395,7 @@ def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     outcomes = Counter(str(outcome_in(step, view)) for step in steps).most_common()
     words = [(_OUTCOMES[Outcome(outcome)].word, count) for outcome, count in outcomes]
-    if len(words) == 1:
-        said = words[0][0]
-    else:
-        said = ", ".join(f"{count} {word}" for word, count in words)
+    said = words[0][0] if len(words) == 1 else ", ".join(f"{count} {word}" for word, count in words)
     replayed = sum(step.replayed for step in steps)
     again = sum(tries(step) > 1 for step in steps)
     if again:
