@@ -53,14 +53,15 @@ def results(journal: Journal, view: RunView, *, newest: int = RESULTS) -> dict[s
         return {}
     records = _returned(journal, view.thread, view.number, returned)
     small = [record for record in records if record.size <= _SMALL]
-    return {record.step or "": _preview(journal, record, previews.LIMIT) for record in small}
+    codec = _codec()
+    return {record.step or "": _preview(journal, record, previews.LIMIT, codec) for record in small}
 
 
 def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]:
     """Return what one step was given and returned, as long as anybody reads it: for an open row."""
     given = arguments(journal, thread, run, {step}).get(step)
     records = _returned(journal, thread, run, [step])
-    result = _preview(journal, records[-1], LONG) if records else None
+    result = _preview(journal, records[-1], LONG, _codec()) if records else None
     return {"step": step, "args": given, "result": result}
 
 
@@ -69,18 +70,21 @@ def _returned(journal: Journal, thread: str, run: int, steps: Iterable[str]) -> 
     return journal.select(thread=thread, run=run, kinds=kinds, steps=list(steps))
 
 
-def _preview(journal: Journal, record: Record, limit: int) -> str:
+def _preview(journal: Journal, record: Record, limit: int, codec: ResultCodec) -> str:
     if record.size > _LARGE:
         return f"it is too large to be shown: {record.size / 1e6:,.0f} MB"
     try:
         tree = unpack(journal.payload(record.seq))
-        codec = _KnownClasses(strict_serializer())
         value = Decoder(codec, journal.parts).decode(tree, record.refs)
     except NotebookAgentsError as error:
         return f"it cannot be shown here: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a foreign class raises on being rebuilt
         return f"it cannot be shown here: {describe(error)}"
     return previews.of_value(value, limit=limit)
+
+
+def _codec() -> ResultCodec:
+    return _KnownClasses(strict_serializer())
 
 
 class _KnownClasses(ResultCodec):
