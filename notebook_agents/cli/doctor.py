@@ -12,14 +12,16 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notebook_agents import settings
+from notebook_agents.disk import LOW_BYTES
 from notebook_agents.errors import NoJournalError, NotebookAgentsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from notebook_agents.journal.queue import Queue
 
@@ -28,7 +30,6 @@ _OPTIONAL = ("nbclient", "ipykernel", "jupyterlab")
 _SYNCED = ("dropbox", "onedrive", "google drive", "googledrive", "mobile documents", "icloud",
            "nextcloud", "owncloud", "seafile", "pcloud", "my drive")  # fmt: skip
 _SYNC_MARKS = (".stfolder", ".dropbox", ".sync.ffs_db", ".owncloudsync.log", ".nextcloudsync.log")
-_LOW_BYTES = 500 * 1024 * 1024
 
 
 class Level(StrEnum):
@@ -109,7 +110,25 @@ def _versions() -> Iterator[Check]:
             extra = "lab" if name == "jupyterlab" else "notebook"
             found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
             yield Check(name=name, level=Level.OK, found=found)
-    yield Check(name="extension", level=Level.OK, found="this version has none to enable")
+    yield _extension()
+
+
+def _extension() -> Check:
+    """Whether Jupyter Server here loads what the side panel asks."""
+    if find_spec("jupyter_server") is None:
+        return Check(name="extension", level=Level.OK, found="there is no Jupyter Server here")
+    from jupyter_core.paths import jupyter_config_path
+
+    for folder in map(Path, jupyter_config_path()):
+        enabling = folder / "jupyter_server_config.d" / "notebook_agents.json"
+        if enabling.is_file():
+            return Check(name="extension", level=Level.OK, found=f"enabled by {enabling}")
+    how = "`jupyter server extension enable notebook_agents.server`"
+    return Check(
+        name="extension",
+        level=Level.OK,
+        found=f"JupyterLab's side panel needs it: {how} enables it",
+    )
 
 
 def _sqlite_version() -> str:
@@ -155,7 +174,7 @@ def _place(folder: Path) -> Iterator[Check]:
             remedy=f"set {settings.HOME_VARIABLE} to a directory outside, or exclude {folder}",
         )
     free = shutil.disk_usage(folder).free
-    low = free < _LOW_BYTES
+    low = free < LOW_BYTES
     yield Check(
         name="disk",
         level=Level.WARNING if low else Level.OK,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from notebook_agents.journal import Journal, Record
+    from notebook_agents.journal.values import Codec
     from notebook_agents.model import RunView
 
 RESULTS = 20
@@ -41,19 +42,28 @@ def arguments(journal: Journal, thread: str, run: int, steps: Collection[str]) -
         return {}
     found = {}
     for seq, payload in payloads.items():
-        if payload not in _EMPTY:
-            found[seqs[seq]] = str(unpack(payload)[0])
+        said = unpack(payload) if payload not in _EMPTY else None
+        if isinstance(said, list):  # a cell's says which kernel ran it
+            found[seqs[seq]] = str(said[0])
     return found
 
 
-def results(journal: Journal, view: RunView, *, newest: int = RESULTS) -> dict[str, str]:
-    """Return previews of the newest results of a run that are small, by step."""
+def results(
+    journal: Journal, view: RunView, *, newest: int = RESULTS, codec: Codec | None = None
+) -> dict[str, str]:
+    """Return previews of the newest results of a run that are small, by step.
+
+    Args:
+        journal: Where it is recorded.
+        view: The run.
+        newest: Of how many.
+        codec: Reads them; None: one that rebuilds what needs no module to be imported.
+    """
     returned = [step.id for step in view.steps if step.outcome is Outcome.RETURNED][-newest:]
     if not returned:
         return {}
     records = _returned(journal, view.thread, view.number, returned)
     small = [record for record in records if record.size <= _SMALL]
-    codec = _codec()
     return {record.step or "": _preview(journal, record, previews.LIMIT, codec) for record in small}
 
 
@@ -61,7 +71,7 @@ def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]
     """Return what one step was given and returned, as long as anybody reads it: for an open row."""
     given = arguments(journal, thread, run, {step}).get(step)
     records = _returned(journal, thread, run, [step])
-    result = _preview(journal, records[-1], LONG, _codec()) if records else None
+    result = _preview(journal, records[-1], LONG) if records else None
     return {"step": step, "args": given, "result": result}
 
 
@@ -70,21 +80,18 @@ def _returned(journal: Journal, thread: str, run: int, steps: Iterable[str]) -> 
     return journal.select(thread=thread, run=run, kinds=kinds, steps=list(steps))
 
 
-def _preview(journal: Journal, record: Record, limit: int, codec: ResultCodec) -> str:
+def _preview(journal: Journal, record: Record, limit: int, codec: Codec | None = None) -> str:
     if record.size > _LARGE:
         return f"it is too large to be shown: {record.size / 1e6:,.0f} MB"
     try:
         tree = unpack(journal.payload(record.seq))
+        codec = codec or _KnownClasses(strict_serializer())
         value = Decoder(codec, journal.parts).decode(tree, record.refs)
     except NotebookAgentsError as error:
         return f"it cannot be shown here: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a foreign class raises on being rebuilt
         return f"it cannot be shown here: {describe(error)}"
     return previews.of_value(value, limit=limit)
-
-
-def _codec() -> ResultCodec:
-    return _KnownClasses(strict_serializer())
 
 
 class _KnownClasses(ResultCodec):
