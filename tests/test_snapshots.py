@@ -178,6 +178,8 @@ def test_no_torn_object_is_recorded_while_a_thread_changes_variables(folder: Pat
         if {"pair", "twins"} <= sure:
             assert state["pair"].one - state["pair"].two in (0, 1)
             assert state["twins"][0][0] - state["twins"][1][0] in (0, 1)
+        for name in sure & {"filled", "large"}:
+            assert state[name].min() == state[name].max(), name
         if "frame" in state:
             assert len(set(state["frame"]["a"])) == len(set(state["frame"]["b"])) == 1
     last = states[-1][0]

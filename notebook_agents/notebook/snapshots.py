@@ -11,16 +11,16 @@ everything is taken twice, and kept is what was the same both times: it was so i
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import sys
 import threading
 import time
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from xxhash import xxh3_128_digest
 
 from notebook_agents import settings
 from notebook_agents.errors import NotebookAgentsError
@@ -30,6 +30,7 @@ from notebook_agents.journal.values import unpack
 from notebook_agents.model import Kind
 from notebook_agents.notebook import namespace
 from notebook_agents.pickling import modules, snapshot, versions
+from notebook_agents.pickling.marks import mark_of
 from notebook_agents.pickling.report import RestoreReport
 from notebook_agents.pickling.texts import Texts
 from notebook_agents.runtime import object_records
@@ -37,7 +38,7 @@ from notebook_agents.runtime.object_records import Table
 from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.pickling.snapshot import Copied, Group
@@ -58,6 +59,10 @@ _TRIES = 3
 _OURS = ("notebook_agents", "ipykernel", "IPython", "zmq", "debugpy")
 _RUN_CODE = ("ipykernel.subshell", "notebook_agents.graph")
 """Of these, those that run the user's code: cells in subshells, nodes of agents."""
+_HELD_SECONDS = 0.2
+"""For how long threads of the user's do not get Python's lock while variables are taken."""
+_C_MICROSECONDS = 15_000
+"""How long is waited for what they do without it."""
 _UNSETTLED = "another thread changed it while it was taken"
 
 
@@ -126,20 +131,11 @@ class Snapshots:
             self._look_again()
             self._writing.release()
         self.fresh = 0.0
-        taken = self._take(now)
-        changed = self._changed(taken)
-        copies, borrowed = self._copied(changed)
-        unsettled: frozenset[str] = frozenset()
-        for left in reversed(range(_TRIES if strangers() else 0)):
-            again = self._take(now)
-            seen = {group.names: group.digest for group in taken.groups}
-            moving = [one for one in again.groups if seen.get(one.names) != one.digest]
-            taken = again
-            if not moving:
-                break
-            if not left:
-                unsettled = frozenset(name for one in moving for name in one.names)
-            changed = [one for one in self._changed(taken) if unsettled.isdisjoint(one.names)]
+        if strangers():
+            taken, changed, copies, borrowed, unsettled = self._settled(now)
+        else:
+            taken, unsettled = self._take(now), frozenset()
+            changed = self._changed(taken)
             copies, borrowed = self._copied(changed)
         self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
         for group in changed:
@@ -160,6 +156,34 @@ class Snapshots:
             around=namespace.around(now.imports),
             since=since,
         )
+
+    def _settled(
+        self, now: namespace.Namespace
+    ) -> tuple[snapshot.Taken, list[Group], dict[bytes, bytes], bool, frozenset[str]]:
+        """Take everything until it is the same twice, while threads of the user's may change it.
+
+        Returns:
+            What was taken, what of it changed and came to rest, its copies, whether some are not
+            made, and the names of what did not come to rest.
+        """
+        unsettled: frozenset[str] = frozenset()
+        with held_up() as wait:
+            taken = self._take(now)
+            changed = self._changed(taken)
+            copies, borrowed = self._copied(changed)
+            for left in reversed(range(_TRIES)):
+                wait()
+                again = self._take(now)
+                seen = {group.names: group.digest for group in taken.groups}
+                moving = [one for one in again.groups if seen.get(one.names) != one.digest]
+                taken = again
+                if not moving:
+                    break
+                if not left:
+                    unsettled = frozenset(name for one in moving for name in one.names)
+                changed = [one for one in self._changed(taken) if unsettled.isdisjoint(one.names)]
+                copies, borrowed = self._copied(changed)
+        return taken, changed, copies, borrowed, unsettled
 
     def forget(self) -> None:
         """Have the next snapshot say of everything what it is: what one has was not recorded.
@@ -341,7 +365,7 @@ class Snapshots:
                 copy = None
                 if mark not in self._nodes:
                     copy = copies.get(mark) if piece is None else bytes(piece)
-                    if copy is None or xxh3_128_digest(copy) != mark:
+                    if copy is None or mark_of(copy) != mark:
                         return None
                 pieces.append(self._piece(encoder, mark, copy))
             kept.append(pieces)
@@ -472,6 +496,27 @@ def _is_ours(thread: threading.Thread) -> bool:
         if module.partition(".")[0] in _OURS:
             return True
     return False
+
+
+@contextmanager
+def held_up() -> Iterator[Callable[[], object]]:
+    """Hold other threads up while something is taken, as far as Python can.
+
+    What they have begun in C without Python's lock (to fill an array, say) goes on. So first it is
+    waited without giving the lock away: then it has ended, and they wait for the lock.
+
+    Yields:
+        What waits so again: between two takings, of which the first may have met such a thing.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_HELD_SECONDS)
+    wait = functools.partial(ctypes.pythonapi.usleep, _C_MICROSECONDS)
+    try:
+        wait()  # who has asked for the lock by the old interval gets it behind this
+        wait()
+        yield wait
+    finally:
+        sys.setswitchinterval(before)
 
 
 def free_memory() -> int:

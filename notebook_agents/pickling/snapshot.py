@@ -14,11 +14,10 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xxhash import xxh3_128, xxh3_128_digest
-
 from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
 from notebook_agents.pickling import containers, reopen, texts
 from notebook_agents.pickling.codec import CLOUDPICKLE, Bounded, Pickler, Reduce, dumps, loads
+from notebook_agents.pickling.marks import mark_of
 from notebook_agents.pickling.refusals import Refusal
 from notebook_agents.pickling.rules import RefusedError
 from notebook_agents.pickling.sharing import Sharing, dtype
@@ -82,7 +81,7 @@ class Group(NamedTuple):
     def copied(self) -> Copied:
         """Return it with copies of its buffers; other threads may have changed them since."""
         buffers = [[bytes(piece) for piece in pieces_of(one)] for one in self.raw]
-        digest = digest_of(self.data, [list(map(xxh3_128_digest, one)) for one in buffers])
+        digest = digest_of(self.data, [list(map(mark_of, one)) for one in buffers])
         data = [bytes(piece) for piece in pieces_of(memoryview(self.data))]
         return Copied(self.names, data, buffers, self.modules, digest)
 
@@ -94,22 +93,16 @@ def pieces_of(buffer: bytearray | memoryview) -> Iterable[memoryview]:
 
 
 def marks_of(buffer: bytearray | memoryview) -> list[bytes]:
-    """Return what tells whether a buffer is what it was: a digest of each of its pieces.
-
-    No secret is in it and nobody chooses the content to deceive himself, so the digest need not be
-    a cryptographic one: XXH3 reads 20 GB a second, SHA-256 1.7 (`tests/bench`).
-    """
-    return [xxh3_128_digest(piece) for piece in pieces_of(buffer)]
+    """Return what tells whether a buffer is what it was: a digest of each of its pieces."""
+    return [mark_of(piece) for piece in pieces_of(buffer)]
 
 
 def digest_of(data: bytes, marks: Iterable[Sequence[bytes]]) -> bytes:
     """Return a digest of a group's pickle and of its buffers' marks."""
-    digest = xxh3_128(b"%d;" % len(data))
-    digest.update(data)
+    parts = [mark_of(data)]
     for buffer in marks:
-        digest.update(b"%d;" % len(buffer))
-        digest.update(b"".join(buffer))
-    return digest.digest()
+        parts += [b"%d;" % len(buffer), *buffer]
+    return mark_of(b"".join(parts))
 
 
 class Taken(NamedTuple):

@@ -12,9 +12,8 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_128_digest
-
 from notebook_agents.pickling import rebuild
+from notebook_agents.pickling.marks import mark_of
 
 _FROM = 1000
 """Strings from which on an array is pickled so."""
@@ -90,7 +89,7 @@ def reduce(value: Any) -> tuple[Any, ...] | None:
 def _pointers(flat: Any) -> bytes:
     """Return a digest of which objects are in a contiguous array."""
     pointers = (ctypes.c_char * flat.nbytes).from_address(flat.ctypes.data)
-    return xxh3_128_digest(pointers)
+    return mark_of(memoryview(pointers).cast("B"))
 
 
 def _joined(held: list[Any], numpy: Any) -> tuple[Any, ...] | None:
