@@ -7,6 +7,7 @@ what did not change of them is the same bytes again.
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import types
@@ -378,9 +379,15 @@ def _pickled(
 
     pickler = _Taking(file, beside, reduce)
     pickler.strong, pickler.known = strong, known
-    pickler.dump(objects)
     sharing = Sharing() if sharing is None else sharing
-    met = {key: held for key, (_, held) in pickler.memo.copy().items() if sharing[type(held)]}
+    collects = gc.isenabled()
+    gc.disable()  # the copy of the memo makes an object for each: it would look at them all, often
+    try:
+        pickler.dump(objects)
+        met = {key: held for key, (_, held) in pickler.memo.copy().items() if sharing[type(held)]}
+    finally:
+        if collects:
+            gc.enable()
     for key in (id(objects), *(sharing.held_by(pickler.named) & met.keys())):
         met.pop(key, None)
     modules = frozenset(pickler.modules)
