@@ -12,6 +12,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+LOW_BYTES = 500 * 1024 * 1024
+"""Fewer free bytes are soon none."""
 _CANNOT = (errno.EINVAL, errno.ENOTSUP)  # file systems on which a directory has no fsync
 
 

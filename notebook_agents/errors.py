@@ -22,7 +22,8 @@ NotebookAgentsError
 │   └── FencedError           this process lost the thread to another one
 └── JournalError              the journal cannot be used                                exit 6
     ├── JournalBusyError      its DuckDB file is held by another process                exit 5
-    ├── JournalFormatError    no journal, or one written by a newer version
+    ├── JournalFormatError    no journal
+    │   └── JournalNewerError a newer version of this package wrote it
     ├── JournalDamagedError   a file or a record is damaged
     ├── JournalWriteError     the append did not commit (disk full, …)
     │   └── CompactedError    it refers to what a compaction took away meanwhile
@@ -193,7 +194,11 @@ class JournalBusyError(JournalError):
 
 
 class JournalFormatError(JournalError):
-    """A file is no journal, or was written by a newer version of this package."""
+    """A file is no journal, or one of a format that this version does not read."""
+
+
+class JournalNewerError(JournalFormatError):
+    """The journal was written by a newer version of this package."""
 
 
 class JournalDamagedError(JournalError):

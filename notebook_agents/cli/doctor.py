@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from notebook_agents import settings
+from notebook_agents.disk import LOW_BYTES
 from notebook_agents.errors import NoJournalError, NotebookAgentsError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _OPTIONAL = ("nbclient", "ipykernel", "jupyterlab")
 _SYNCED = ("dropbox", "onedrive", "google drive", "googledrive", "mobile documents", "icloud",
            "nextcloud", "owncloud", "seafile", "pcloud", "my drive")  # fmt: skip
 _SYNC_MARKS = (".stfolder", ".dropbox", ".sync.ffs_db", ".owncloudsync.log", ".nextcloudsync.log")
-_LOW_BYTES = 500 * 1024 * 1024
 
 
 class Level(StrEnum):
@@ -155,7 +155,7 @@ def _place(folder: Path) -> Iterator[Check]:
             remedy=f"set {settings.HOME_VARIABLE} to a directory outside, or exclude {folder}",
         )
     free = shutil.disk_usage(folder).free
-    low = free < _LOW_BYTES
+    low = free < LOW_BYTES
     yield Check(
         name="disk",
         level=Level.WARNING if low else Level.OK,

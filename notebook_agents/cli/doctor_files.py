@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _LOCKS = (("queue.lock", "appending"), ("journal.lock", "DuckDB"), ("backup.lock", "a backup"))
 _FEW_INODES = 1000
-_PATIENCE_SECONDS = 2.0
 
 
 def total_of(paths: Iterable[Path]) -> int:
@@ -96,23 +95,11 @@ def _locks(home: Path) -> Check:
 def _write_lock(home: Path) -> Check:
     """Whether somebody keeps all others from writing, and writes nothing."""
     from notebook_agents.journal import stalls
-    from notebook_agents.journal.locks import FileLock
 
-    path = home / "queue.lock"
-    begun, written = datetime.now(UTC), stalls.written_at(home)
-    lock = FileLock(path)
-    try:
-        free = not path.exists() or lock.acquire(_PATIENCE_SECONDS)
-    except OSError:
-        free = True  # `access` says so
-    finally:
-        lock.close()
-    if free or stalls.written_at(home) != written:
+    kept = stalls.kept(home)
+    if kept is None:
         return Check(name="write lock", level=Level.OK, found="nobody keeps it")
-    found, remedy = stalls.stuck(path, begun)
-    if written:
-        last = datetime.fromtimestamp(written, UTC)
-        found += f"; nothing was recorded after {last:%Y-%m-%d %H:%M:%S} UTC"
+    found, remedy = kept
     return Check(name="write lock", level=Level.BAD, found=found, remedy=remedy)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, ids, settings
 from notebook_agents.disk import fsync_directory, make_directory, write_whole
-from notebook_agents.errors import JournalFormatError, JournalWriteError
+from notebook_agents.errors import JournalFormatError, JournalNewerError, JournalWriteError
 from notebook_agents.journal import compacted, damage, integrity, lineage, locks
 from notebook_agents.journal.failures import cause, reason
 from notebook_agents.journal.records import FORMAT
@@ -169,7 +169,8 @@ def checked_meta(
         as_left: Whether the file is known to be as whoever closed it left it.
 
     Raises:
-        JournalFormatError: It is no journal, or one of a newer version.
+        JournalFormatError: It is no journal.
+        JournalNewerError: It is one of a newer version.
         JournalDamagedError: It does not say what it has to.
     """
     try:
@@ -184,7 +185,7 @@ def checked_meta(
         if version > FORMAT:
             look = damage.check_command(path.parent)
             damaged = "" if as_left else f"; or that number is damaged: `{look}` says whether it is"
-            raise JournalFormatError(
+            raise JournalNewerError(
                 f"the journal in {path.parent} has format {version} and this version of "
                 f"notebook-agents reads up to {FORMAT}: upgrade notebook-agents to open it{damaged}"
             )

@@ -14,17 +14,18 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
 LONG_SECONDS = 5.0
 """A transaction takes a few ms, the largest some tenths of a second."""
 _LOOK_SECONDS = 1.0
+_PATIENCE_SECONDS = 2.0
 
 _logger = logging.getLogger("notebook_agents.journal")
 
@@ -98,6 +99,32 @@ def stuck(path: Path, since: datetime) -> tuple[str, str]:
     else:
         how = f"see what it waits for, or end it (`kill -KILL {told[0]}`)"
     return found, f"{how}; a lock cannot be taken from a process that lives, and nothing is lost"
+
+
+def kept(home: Path) -> tuple[str, str] | None:
+    """Look whether somebody keeps all others from writing to a journal, and writes nothing.
+
+    Returns:
+        Who, and what to do about it; None where nobody does.
+    """
+    from notebook_agents.journal.locks import FileLock
+
+    path = home / "queue.lock"
+    begun, written = datetime.now(UTC), written_at(home)
+    lock = FileLock(path)
+    try:
+        free = not path.exists() or lock.acquire(_PATIENCE_SECONDS)
+    except OSError:
+        free = True  # who may not open it may not write either
+    finally:
+        lock.close()
+    if free or written_at(home) != written:
+        return None
+    found, remedy = stuck(path, begun)
+    if written:
+        last = datetime.fromtimestamp(written, UTC)
+        found += f"; nothing was recorded after {last:%Y-%m-%d %H:%M:%S} UTC"
+    return found, remedy
 
 
 def written_at(home: Path) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from notebook_agents.journal import Journal, Record
+    from notebook_agents.journal.values import Codec
     from notebook_agents.model import RunView
 
 RESULTS = 20
@@ -46,14 +47,23 @@ def arguments(journal: Journal, thread: str, run: int, steps: Collection[str]) -
     return found
 
 
-def results(journal: Journal, view: RunView, *, newest: int = RESULTS) -> dict[str, str]:
-    """Return previews of the newest results of a run that are small, by step."""
+def results(
+    journal: Journal, view: RunView, *, newest: int = RESULTS, codec: Codec | None = None
+) -> dict[str, str]:
+    """Return previews of the newest results of a run that are small, by step.
+
+    Args:
+        journal: Where it is recorded.
+        view: The run.
+        newest: Of how many.
+        codec: Reads them; None: one that rebuilds what needs no module to be imported.
+    """
     returned = [step.id for step in view.steps if step.outcome is Outcome.RETURNED][-newest:]
     if not returned:
         return {}
     records = _returned(journal, view.thread, view.number, returned)
     small = [record for record in records if record.size <= _SMALL]
-    return {record.step or "": _preview(journal, record, previews.LIMIT) for record in small}
+    return {record.step or "": _preview(journal, record, previews.LIMIT, codec) for record in small}
 
 
 def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]:
@@ -69,12 +79,12 @@ def _returned(journal: Journal, thread: str, run: int, steps: Iterable[str]) -> 
     return journal.select(thread=thread, run=run, kinds=kinds, steps=list(steps))
 
 
-def _preview(journal: Journal, record: Record, limit: int) -> str:
+def _preview(journal: Journal, record: Record, limit: int, codec: Codec | None = None) -> str:
     if record.size > _LARGE:
         return f"it is too large to be shown: {record.size / 1e6:,.0f} MB"
     try:
         tree = unpack(journal.payload(record.seq))
-        codec = _KnownClasses(strict_serializer())
+        codec = codec or _KnownClasses(strict_serializer())
         value = Decoder(codec, journal.parts).decode(tree, record.refs)
     except NotebookAgentsError as error:
         return f"it cannot be shown here: {error}"

@@ -1,0 +1,231 @@
+"""What is told of conversations and runs, as `openapi.json` has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from notebook_agents import clock
+from notebook_agents.errors import KeyMissingError, UnknownThreadError
+from notebook_agents.model import NOTEBOOK, Kind, RunStatus
+from notebook_agents.runtime.view import run_view
+from notebook_agents.server.refusals import RefusedError
+from notebook_agents.ui.state import moment, run_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from notebook_agents.journal import Journal, Record
+    from notebook_agents.model import Driver, RunView, ThreadInfo
+    from notebook_agents.server.places import Places
+
+RUNS = 200
+"""Runs of a conversation that are told, the newest."""
+MOST = 1_000
+"""Conversations of a page."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Kernels = dict[int, str]
+"""The ids of this server's kernels by their processes' ids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which conversations are asked for.
+
+    Attributes:
+        search: A part of a thread's, an agent's or a notebook's name, in lower case.
+        statuses: None for any.
+        notebook: The path of the notebook that started the newest run; None for any.
+        limit: How many at most.
+        after: The cursor of the page before.
+    """
+
+    search: str = ""
+    statuses: frozenset[str] | None = None
+    notebook: str | None = None
+    limit: int = 100
+    after: str | None = None
+
+
+def page(
+    journal: Journal, wanted: Wanted, *, places: Places, kernels: Mapping[int, str]
+) -> dict[str, Any]:
+    """Return a page of conversations, the newest first; DuckDB is not opened for it.
+
+    Raises:
+        RefusedError: The cursor is none.
+    """
+    version = version_of(journal)
+    found = [info for info in journal.threads() if _matches(info, wanted)]
+    counts = Counter(str(info.status) for info in found)
+    if wanted.statuses is not None:
+        found = [info for info in found if info.status in wanted.statuses]
+    start = 0 if wanted.after is None else _behind(found, wanted.after)
+    shown = found[start : start + wanted.limit]
+    more = start + wanted.limit < len(found)
+    return {
+        "threads": [thread_row(info, places, kernels) for info in shown],
+        "total": len(found),
+        "counts": dict(counts),
+        "next": _cursor(shown[-1]) if more else None,
+        "journal": places.shown(journal.home),
+        "version": version,
+    }
+
+
+def _matches(info: ThreadInfo, wanted: Wanted) -> bool:
+    if wanted.notebook is not None and info.notebook != wanted.notebook:
+        return False
+    if not wanted.search:
+        return True
+    names = (info.thread, info.agent, info.notebook)
+    return any(name is not None and wanted.search in name.lower() for name in names)
+
+
+def _cursor(info: ThreadInfo) -> str:
+    return f"{(info.updated - _EPOCH) // timedelta(microseconds=1)}.{info.thread}"
+
+
+def _behind(found: Sequence[ThreadInfo], after: str) -> int:
+    """Return where the next page begins.
+
+    Behind the conversation that the last page ended with; if that one has moved since or is gone,
+    behind where it stood.
+    """
+    stood, dot, name = after.partition(".")
+    if not dot or not stood.isdecimal() or len(stood) > 18:
+        raise RefusedError("bad_request", "`after` is no cursor: begin with the first page")
+    at = _EPOCH + timedelta(microseconds=int(stood))
+    for place, info in enumerate(found):
+        if info.thread == name and info.updated == at:
+            return place + 1
+    return next((place for place, info in enumerate(found) if info.updated < at), len(found))
+
+
+def version_of(journal: Journal) -> str:
+    """Return a text that is another one after each commit."""
+    return f"{journal.newest()}-{journal.version()[1]}"
+
+
+def thread_row(info: ThreadInfo, places: Places, kernels: Mapping[int, str]) -> dict[str, Any]:
+    """Return a conversation as the API's `Thread`."""
+    return {
+        "thread": info.thread,
+        "agent": info.agent,
+        "status": str(info.status),
+        "notebook": places.contents(info.notebook),
+        "notebook_file": info.notebook,
+        "is_notebook": info.agent == NOTEBOOK,
+        "run": info.run,
+        "returned": info.returned,
+        "intended": info.intended,
+        "records": info.records,
+        "created": moment(info.created),
+        "updated": moment(info.updated),
+        "driver": None
+        if info.driver is None
+        else _driver(info.driver, kernels, alive=info.status is RunStatus.RUNNING),
+    }
+
+
+def _driver(driver: Driver, kernels: Mapping[int, str], *, alive: bool) -> dict[str, Any]:
+    return {
+        "pid": driver.pid,
+        "host": driver.host,
+        "alive": alive,
+        "since": moment(driver.since),
+        "kernel": kernels.get(driver.pid) if alive else None,
+    }
+
+
+def one_thread(
+    journal: Journal, thread: str, *, places: Places, kernels: Mapping[int, str]
+) -> dict[str, Any]:
+    """Return a conversation with its runs."""
+    info = journal.thread(thread)
+    runs = list(_runs(journal, info))
+    closed = closed_by(journal, thread)
+    return {
+        "thread": thread_row(info, places, kernels),
+        "runs": runs[::-1][:RUNS],
+        "cut": max(0, len(runs) - RUNS),
+        "closed": closed,
+        "closed_code": None if closed is None else "key_missing",
+    }
+
+
+def closed_by(journal: Journal, thread: str) -> str | None:
+    """Return why nothing of a conversation's contents can be shown, or None."""
+    head = journal.head(thread)
+    try:
+        if head is not None:
+            journal.data_key(head.scope, create=False)
+    except KeyMissingError as error:
+        return str(error)
+    return None
+
+
+def _runs(journal: Journal, info: ThreadInfo) -> Iterator[dict[str, Any]]:
+    kinds = (Kind.RUN_STARTED, Kind.RUN_FINISHED)
+    by_run: dict[int, list[Record]] = {}
+    for record in journal.select(thread=info.thread, kinds=kinds):
+        by_run.setdefault(record.run or 0, []).append(record)
+    for number, records in sorted(by_run.items()):
+        starts = [record for record in records if record.kind is Kind.RUN_STARTED]
+        if not starts:
+            continue
+        end = records[-1] if records[-1].kind is Kind.RUN_FINISHED else None
+        status = RunStatus(end.name) if end is not None and end.name else RunStatus.ORPHANED
+        if number == info.run:
+            status = info.status
+        yield {
+            "run": number,
+            "status": str(status),
+            "agent": starts[0].name or "",
+            "started": moment(clock.from_us(starts[0].ts)),
+            "ended": None if end is None else moment(clock.from_us(end.ts)),
+            "sessions": len(starts),
+        }
+
+
+def read_run(journal: Journal, thread: str, number: int | None) -> RunView:
+    """Return a run with what it asks people; what is a pickle is told and not loaded.
+
+    Raises:
+        UnknownThreadError: There is no such thread.
+        RefusedError: It has no such run.
+    """
+    from notebook_agents.graph.inert import InertCodec
+    from notebook_agents.graph.people import interrupts
+
+    journal.thread(thread)
+    try:
+        view = run_view(journal, thread, number)
+    except UnknownThreadError as error:
+        raise RefusedError("unknown_run", str(error)) from None
+    if view.status.finished or view.closed is not None:
+        return view
+    asked = interrupts(journal, thread, view.number, codec=InertCodec())
+    return replace(view, interrupts=asked)
+
+
+def state_of(journal: Journal, view: RunView) -> dict[str, Any]:
+    """Return a run's state as the component takes it; see `ui/state.py`."""
+    from notebook_agents.graph.inert import InertCodec
+    from notebook_agents.ui import details
+
+    steps = {step.id for step in view.steps}
+    head = journal.head(view.thread)
+    driven = head is not None and head.driven and head.run == view.number
+    return run_state(
+        view,
+        arguments=details.arguments(journal, view.thread, view.number, steps),
+        results={}
+        if view.closed is not None
+        else details.results(journal, view, codec=InertCodec()),
+        driver=head.driver if head is not None and driven else None,
+        journal=str(journal.home),
+    )
