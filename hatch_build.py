@@ -18,7 +18,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCE = Path("extensions", "jupyterlab")
 BUILT = SOURCE / "labextension"
 NAME = "@notebook-agents/jupyterlab"
-CONFIG = Path("extensions", "jupyter-config", "server-config")
 
 
 class Lab(BuildHookInterface[Any]):
@@ -26,9 +25,6 @@ class Lab(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add what is built to the files of the wheel."""
-        shared = build_data["shared_data"]
-        if (Path(self.root) / CONFIG).is_dir():
-            shared[str(CONFIG)] = "etc/jupyter/jupyter_server_config.d"
         if os.environ.get("NOTEBOOK_AGENTS_LAB") == "1":
             self._build()
         if not (Path(self.root) / BUILT / "package.json").is_file():
@@ -37,6 +33,7 @@ class Lab(BuildHookInterface[Any]):
             )
             return
         place = f"share/jupyter/labextensions/{NAME}"
+        shared = build_data["shared_data"]
         shared[str(BUILT)] = place
         shared[str(SOURCE / "install.json")] = f"{place}/install.json"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .lab import Lab, Server, chromium, opened_browser
+from .lab import Lab, Server, chromium, extension, opened_browser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,11 +51,39 @@ def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         started.close()
 
 
+@pytest.fixture(scope="package")
+def extended(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Give a JupyterLab that has our extension."""
+    if not extension():
+        wanted = "NEED_BROWSER" in os.environ
+        (pytest.exit if wanted else pytest.skip)("JupyterLab's extension is not built: `make lab`")
+    started = Server(tmp_path_factory.mktemp("extended"), extension=True)
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.close()
+
+
 @pytest.fixture
 def lab(
     browser: Browser, server: Server, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[Sequence[str]], Lab]]:
     """Give what opens a notebook of these cells, in a folder of its own."""
+    yield from _opener(browser, server, request)
+
+
+@pytest.fixture
+def paneled(
+    browser: Browser, extended: Server, request: pytest.FixtureRequest
+) -> Iterator[Callable[[Sequence[str]], Lab]]:
+    """Give the same where JupyterLab has our extension."""
+    yield from _opener(browser, extended, request)
+
+
+def _opener(
+    browser: Browser, server: Server, request: pytest.FixtureRequest
+) -> Iterator[Callable[[Sequence[str]], Lab]]:
     pages = []
 
     def open_notebook(cells: Sequence[str], *, width: int = 1200) -> Lab:

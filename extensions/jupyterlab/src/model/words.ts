@@ -77,8 +77,8 @@ export function liveness(
   const safe = `${counts.returned ?? 0} of ${steps(known)} safe`;
   const what = driver?.kernel ? "kernel" : "process";
   if (status === "running" && driver) {
-    const where = driver.kernel ? "in this server's kernel" : `on ${driver.host}`;
-    return `${what} alive: process ${driver.pid} ${where}`;
+    const where = driver.kernel ? "" : ` on ${driver.host}`;
+    return `${what} alive · process ${driver.pid}${where}`;
   }
   if (status === "orphaned") {
     return `kernel gone, ${safe}`;

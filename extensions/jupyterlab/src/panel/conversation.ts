@@ -1,11 +1,13 @@
 /** One conversation: its runs, the steps of one of them, and what can be done. */
 
+import { deleteIcon, notebookIcon } from "@jupyterlab/ui-components";
 import { badge, button, mount, node, works, type IView } from "../component";
 import { sentence, type Controller } from "../controller";
 import { basename, liveness } from "../model/words";
 import type { IAsked, IReply, IRunInfo, IThread, IThreadRuns, RunNews } from "../types";
 import { stepMore } from "./changes";
 import { fill, ownKeys, sign } from "./dom";
+import { forkIcon } from "./icon";
 
 export interface IConversationEvents {
   back(): void;
@@ -100,13 +102,13 @@ export class Conversation {
     const bar = node("div", "na-bar");
     const back = button("‹ Conversations", "Back to the list (Escape)", () => this.on.back());
     back.className = "na-back";
-    const notebook = sign("▤", "Open its notebook", () => void this.notebook());
+    const notebook = sign(notebookIcon, "Open its notebook", () => void this.notebook());
     notebook.hidden = !this.head.notebook;
     bar.append(
       back,
       notebook,
-      sign("⑂", "Fork: a new conversation with this one's past", () => void this.fork(null)),
-      sign("🗑︎", "Delete this conversation…", () => this.on.remove(this.head))
+      sign(forkIcon, "Fork: a new conversation with this one's past", () => void this.fork(null)),
+      sign(deleteIcon, "Delete this conversation…", () => this.on.remove(this.head))
     );
     return bar;
   }

@@ -1,15 +1,17 @@
 /** Elements of the panel. Texts are set as text, whoever wrote them. */
 
+import type { LabIcon } from "@jupyterlab/ui-components";
 import { button, node } from "../component";
 
 /** A button with a sign and a name that is read out. */
 export function sign(
-  glyph: string,
+  icon: LabIcon,
   title: string,
   onClick: (event: MouseEvent) => void
 ): HTMLButtonElement {
-  const made = button(glyph, title, onClick);
+  const made = button("", title, onClick);
   made.className = "na-sign";
+  icon.element({ container: made, height: "16px", width: "16px" });
   made.setAttribute("aria-label", title);
   return made;
 }

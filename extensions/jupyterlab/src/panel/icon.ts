@@ -7,3 +7,10 @@ const SVG = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="
 </g></svg>`;
 
 export const agentsIcon = new LabIcon({ name: "notebook-agents:icon", svgstr: SVG });
+
+const FORK = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16">
+<g class="jp-icon3" fill="none" stroke="#616161" stroke-width="2" stroke-linecap="round" stroke-linejoin="round">
+<circle cx="6" cy="5" r="2.5"/><circle cx="6" cy="19" r="2.5"/><circle cx="18" cy="7" r="2.5"/><path d="M6 8v8M18 10c0 4-12 2-12 6"/>
+</g></svg>`;
+
+export const forkIcon = new LabIcon({ name: "notebook-agents:fork", svgstr: FORK });

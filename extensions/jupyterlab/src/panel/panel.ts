@@ -191,8 +191,9 @@ export class AgentsPanel extends Widget {
     const { problem, list } = this.controller;
     const calling = sum(list.overall, CALLING);
     const told = calling && !problem ? String(calling > 99 ? "99+" : calling) : "";
-    if ((this.title.dataset.naCalling ?? "") !== told) {
-      this.title.dataset = told ? { naCalling: told } : {};
+    const { nacalling, ...dataset } = this.title.dataset;
+    if ((nacalling ?? "") !== told) {
+      this.title.dataset = told ? { ...dataset, nacalling: told } : dataset;
       this.title.caption = told ? `Agents: ${calling} need you` : "Agents";
     }
     if (!this.isVisible) {

@@ -37,8 +37,6 @@ export function makeRow(id: string, on: (thread: IThread, action: RowAction) => 
   const element = node("div", "na-row");
   element.id = id;
   element.setAttribute("role", "row");
-  const cell = node("div", "na-cell");
-  cell.setAttribute("role", "gridcell");
   const [glyph, name, when] = [
     node("span", "na-glyph"),
     node("span", "na-name"),
@@ -48,8 +46,9 @@ export function makeRow(id: string, on: (thread: IThread, action: RowAction) => 
   const [word, more] = [node("span", "na-word"), node("span", "na-more")];
   const top = node("div", "na-line");
   const bottom = node("div", "na-line na-soft");
-  const side = node("div", "na-side");
-  side.setAttribute("role", "gridcell");
+  for (const line of [top, bottom]) {
+    line.setAttribute("role", "gridcell");
+  }
   let shown: IThread | null = null;
   let what: RowAction = "open";
   const act = button("", "", event => {
@@ -61,10 +60,8 @@ export function makeRow(id: string, on: (thread: IThread, action: RowAction) => 
   act.tabIndex = -1; // the list's keys reach it
   element.addEventListener("click", () => shown && on(shown, "open"));
   top.append(glyph, name, when);
-  bottom.append(word, more);
-  cell.append(top, bottom);
-  side.append(act);
-  element.append(cell, side);
+  bottom.append(word, more, act);
+  element.append(top, bottom);
   const fill = (thread: IThread | null, place: number, now: number, busy: boolean): void => {
     element.style.top = `${place * ROW}px`;
     element.setAttribute("aria-rowindex", String(place + 1));
