@@ -15,7 +15,7 @@ from .lab import Lab, Server, chromium, extension, opened_browser
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 SHOTS = Path("bench-out", "screens")
 
@@ -86,14 +86,24 @@ def _opener(
 ) -> Iterator[Callable[[Sequence[str]], Lab]]:
     pages = []
 
+    def open_page(width: int) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        return page
+
+    def again(tab: Lab) -> Lab:
+        """Open a notebook in one more tab."""
+        return Lab(server, open_page(1200), tab.notebook, tab.shots, busy=True)
+
     def open_notebook(cells: Sequence[str], *, width: int = 1200) -> Lab:
         folder = f"{request.node.name}-{len(pages)}".replace("[", "-").replace("]", "")
         (server.root / folder).mkdir()
         server.write(f"{folder}/notebook.ipynb", cells)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        pages.append(page)
-        return Lab(server, page, f"{folder}/notebook.ipynb", SHOTS / request.node.name)
+        return Lab(
+            server, open_page(width), f"{folder}/notebook.ipynb", SHOTS / request.node.name
+        )
 
+    open_notebook.again = again  # type: ignore[attr-defined]
     yield open_notebook
     for number, page in enumerate(pages):
         page.screenshot(path=SHOTS / request.node.name / f"last-{number}.png")

@@ -141,15 +141,18 @@ class Lab:
         page: The tab.
         notebook: The notebook's name.
         shots: Where screenshots go.
+        busy: Its kernel is at work already.
     """
 
-    def __init__(self, server: Server, page: Page, notebook: str, shots: Path) -> None:
+    def __init__(
+        self, server: Server, page: Page, notebook: str, shots: Path, *, busy: bool = False
+    ) -> None:
         self.server = server
         self.page = page
         self.notebook = notebook
-        self._shots = shots
+        self.shots = shots
         page.set_default_timeout(SECONDS * 1e3)
-        self.open()
+        self.open(busy=busy)
 
     def open(self, *, busy: bool = False) -> None:
         """Open the notebook, or load the page again; return when its kernel is idle.
@@ -247,8 +250,8 @@ class Lab:
 
     def shot(self, name: str, what: Locator | None = None) -> None:
         """Keep a picture of the page, or of a part of it."""
-        self._shots.mkdir(parents=True, exist_ok=True)
-        (what or self.page).screenshot(path=self._shots / f"{name}.png")
+        self.shots.mkdir(parents=True, exist_ok=True)
+        (what or self.page).screenshot(path=self.shots / f"{name}.png")
 
 
 _PANEL = "window.jupyterapp.shell.currentWidget"
