@@ -10,6 +10,7 @@ import { pause, type Stream } from "./stream";
 import {
   API,
   type IAsked,
+  type IError,
   type IJournal,
   type IReply,
   type IRunEvent,
@@ -37,6 +38,8 @@ export class Controller {
   readonly changed = new Signal<this, void>(this);
   /** The watched run has news. */
   readonly news = new Signal<this, RunNews>(this);
+  /** Another journal is shown. */
+  readonly moved = new Signal<this, void>(this);
   /** Conversations changed or are gone; null: any of them may have. */
   readonly touched = new Signal<this, string[] | null>(this);
   readonly list: ListModel;
@@ -58,8 +61,21 @@ export class Controller {
       if (asked !== this.generation) {
         return;
       }
-      this.choose();
+      const none = this.choose();
+      if (none) {
+        this.fail(problem({ status: 404, ...none }));
+        return;
+      }
       await this.list.reload();
+      if (asked !== this.generation) {
+        return;
+      }
+      this.place = { journal: this.list.journal };
+      if (this.shown !== this.list.journal) {
+        this.shown = this.list.journal;
+        this.watched = null;
+        this.moved.emit();
+      }
       this.problem = null;
       this.failures = 0;
       this.listen();
@@ -72,17 +88,15 @@ export class Controller {
   /** Show another journal. */
   async use(journal: string): Promise<void> {
     this.chosen = journal;
-    this.watched = null;
-    this.list.loaded = false;
     await this.start();
   }
 
   /** Go to the journal of the notebook that is looked at, unless a person chose one. */
   async follow(notebook: string): Promise<void> {
-    if (this.chosen !== null || !(await this.elsewhere(notebook))) {
-      return;
+    const known = this.journals.find(one => one.notebooks.includes(notebook));
+    if (this.chosen === null && (!known || this.problem || known.path !== this.place.journal)) {
+      await this.start();
     }
-    await this.start();
   }
 
   /** Watch a conversation's newest run, or none. */
@@ -147,20 +161,24 @@ export class Controller {
     }
   }
 
-  private choose(): void {
+  /** Find the journal to show: the chosen one, else that of the notebook that is looked at. */
+  private choose(): IError | null {
     const here = this.kernels.current;
-    const usable = this.journals.filter(one => one.usable);
-    const found =
-      usable.find(one => one.path === this.chosen) ??
-      usable.find(one => here !== null && one.notebooks.includes(here)) ??
-      usable.find(one => one.default) ??
-      (here === null ? usable[0] : undefined);
-    this.place = found ? { journal: found.path } : here ? { notebook: here } : {};
-  }
-
-  private async elsewhere(notebook: string): Promise<boolean> {
-    const known = this.journals.find(one => one.notebooks.includes(notebook));
-    return known ? known.path !== this.place.journal : !this.place.journal || Boolean(this.problem);
+    const { journals, chosen } = this;
+    const usable = journals.filter(one => one.usable);
+    const mine = journals.find(one => here !== null && one.notebooks.includes(here));
+    const first = usable.find(one => one.default) ?? usable[0];
+    if (usable.some(one => one.path === chosen)) {
+      this.place = { journal: chosen! };
+    } else if (mine) {
+      this.place = { journal: mine.path };
+      return mine.usable ? null : mine.error;
+    } else if (here !== null) {
+      this.place = { notebook: here };
+    } else {
+      this.place = first ? { journal: first.path } : {};
+    }
+    return null;
   }
 
   private listen(): void {
@@ -239,6 +257,7 @@ export class Controller {
 
   private stream: Stream | null = null;
   private watched: string | null = null;
+  private shown: string | null = null;
   private chosen: string | null = null;
   private generation = 0;
   private failures = 0;

@@ -35,6 +35,8 @@ export class ListModel {
   /** By status: of all. */
   overall: Counts = {};
   filter: IFilter = NO_FILTER;
+  /** The journal's path, as the server has it. */
+  journal = "";
   loaded = false;
 
   /** Ask for the first page; what comes of an older question is dropped. */
@@ -46,6 +48,7 @@ export class ListModel {
     if (asked !== this.generation) {
       return;
     }
+    this.journal = page.journal;
     this.rows = page.threads;
     this.known = new Map(page.threads.map(thread => [thread.thread, thread]));
     this.next = page.next;

@@ -13,7 +13,11 @@ export class Footer {
     this.node = node("div", "na-footer");
     this.journal = node("select");
     this.journal.setAttribute("aria-label", "Journal");
-    this.journal.addEventListener("change", () => void controller.use(this.journal.value));
+    this.journal.addEventListener("change", () => {
+      if (this.journal.value) {
+        void controller.use(this.journal.value);
+      }
+    });
     this.size = node("span", "na-size");
     this.button = button(
       "Compact",
@@ -31,19 +35,18 @@ export class Footer {
 
   update(): void {
     const { journals, place, problem } = this.controller;
-    this.node.hidden = problem !== null;
+    const known = journals.filter(one => one.usable).map(one => one.path);
+    const shown =
+      place.journal !== undefined && !known.includes(place.journal) ? place.journal : null;
+    const named = [...(shown === null ? [] : [shown]), ...known];
+    const none: [string, string][] = problem && shown === null ? [["", "Other journals…"]] : [];
+    fill(this.journal, [...none, ...named.map(path => [path, path] as [string, string])]);
+    this.journal.value = problem ? (none[0]?.[0] ?? place.journal ?? "") : (place.journal ?? "");
+    this.journal.hidden = named.length + none.length < 2;
+    this.size.hidden = this.button.hidden = problem !== null;
     if (problem) {
       return;
     }
-    const known = journals.filter(one => one.usable).map(one => one.path);
-    const shown =
-      place.journal !== undefined && !known.includes(place.journal) ? [place.journal] : [];
-    fill(
-      this.journal,
-      [...shown, ...known].map(path => [path, path])
-    );
-    this.journal.value = place.journal ?? "";
-    this.journal.hidden = known.length < 2;
     if (Date.now() - this.asked > ASK_MS || this.shown !== place.journal) {
       void this.measure();
     }

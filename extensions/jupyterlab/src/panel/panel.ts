@@ -52,10 +52,11 @@ export class AgentsPanel extends Widget {
     this.said.setAttribute("role", "status");
     this.footer = new Footer(controller);
     this.home = node("div", "na-home");
-    this.home.append(this.filters.node, this.said, this.view.node, this.footer.node);
+    this.home.append(this.filters.node, this.said, this.view.node);
     this.place = node("div", "na-place");
-    this.node.append(this.home, this.place);
+    this.node.append(this.home, this.place, this.footer.node);
     controller.changed.connect(this.update, this);
+    controller.moved.connect(this.moved, this);
   }
 
   get conversation(): Conversation | null {
@@ -65,6 +66,7 @@ export class AgentsPanel extends Widget {
   override dispose(): void {
     if (!this.isDisposed) {
       this.controller.changed.disconnect(this.update, this);
+      this.controller.moved.disconnect(this.moved, this);
       this.opened?.dispose();
       this.view.dispose();
       this.controller.dispose();
@@ -182,6 +184,15 @@ export class AgentsPanel extends Widget {
     }
   }
 
+  /** Another journal is shown: what was open is of the one before. */
+  private moved(): void {
+    this.opened?.dispose();
+    this.opened = null;
+    this.say("");
+    this.view.top();
+    this.draw();
+  }
+
   private say(text: string, wrong = false): void {
     this.said.textContent = text;
     this.said.classList.toggle("na-bad", wrong);
@@ -214,10 +225,11 @@ export class AgentsPanel extends Widget {
     }
     this.shown = instead;
     this.node.classList.toggle("na-offline", problem?.kind === "offline");
+    this.footer.node.hidden = instead === null && this.opened !== null;
+    this.footer.update();
     if (other === null) {
       this.filters.update();
       this.view.update();
-      this.footer.update();
     }
   }
 
