@@ -95,10 +95,14 @@ def _opener(
         """Open a notebook in one more tab."""
         return Lab(server, open_page(1200), tab.notebook, tab.shots, busy=True)
 
-    def open_notebook(cells: Sequence[str], *, width: int = 1200) -> Lab:
+    def open_notebook(
+        cells: Sequence[str], *, width: int = 1200, before: Callable[[Path], None] | None = None
+    ) -> Lab:
         folder = f"{request.node.name}-{len(pages)}".replace("[", "-").replace("]", "")
         (server.root / folder).mkdir()
         server.write(f"{folder}/notebook.ipynb", cells)
+        if before is not None:
+            before(server.root / folder)
         return Lab(
             server, open_page(width), f"{folder}/notebook.ipynb", SHOTS / request.node.name
         )
