@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from notebook_agents.pickling.reopen import on_restore
     from notebook_agents.pickling.report import RestoreReport
     from notebook_agents.runtime.steps import did, did_not, idempotency_key, step
+    from notebook_agents.ui.autosave import snapshot
+    from notebook_agents.ui.restoring import restore, snapshots
 
 _HOMES = {
     "arun_notebook": "notebook_agents.notebook.headless",
@@ -50,9 +52,12 @@ _HOMES = {
     "prune": "notebook_agents.graph.pruning",
     "RestoreReport": "notebook_agents.pickling.report",
     "resolve": "notebook_agents.graph.resume",
+    "restore": "notebook_agents.ui.restoring",
     "resume": "notebook_agents.graph.resume",
     "resume_all": "notebook_agents.graph.recovery",
     "run_notebook": "notebook_agents.notebook.headless",
+    "snapshot": "notebook_agents.ui.autosave",
+    "snapshots": "notebook_agents.ui.restoring",
     "step": "notebook_agents.runtime.steps",
     "unfinished": "notebook_agents.graph.resume",
 }
@@ -78,9 +83,12 @@ __all__ = [
     "on_restore",
     "prune",
     "resolve",
+    "restore",
     "resume",
     "resume_all",
     "run_notebook",
+    "snapshot",
+    "snapshots",
     "step",
     "unfinished",
 ]
@@ -101,5 +109,10 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Do what `%load_ext notebook_agents` asks for: give the shell `%agents`."""
+    """Do what `%load_ext notebook_agents` asks for: give the shell `%agents`.
+
+    It also says whether variables of this notebook are kept, and keeps them from now on if the
+    environment variable NOTEBOOK_AGENTS_AUTOSAVE says so.
+    """
     import_module("notebook_agents.ui.magics").register(shell)
+    import_module("notebook_agents.ui.welcome").begin_variables(shell)

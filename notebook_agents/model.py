@@ -51,6 +51,8 @@ class Kind(StrEnum):
 
 NOTEBOOK = "(notebook)"
 """Stands for the agent's name where a thread is a notebook that ran without a browser."""
+VARIABLES = "(variables)"
+"""Stands for the agent's name where a thread has the variables of a notebook's kernels."""
 
 
 class Said(StrEnum):

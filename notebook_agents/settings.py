@@ -18,6 +18,7 @@ AUTO_RESUME_VARIABLE = "NOTEBOOK_AGENTS_AUTO_RESUME"
 BACKUP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_HOURS"
 BACKUP_KEEP_VARIABLE = "NOTEBOOK_AGENTS_BACKUP_KEEP"
 TTL_VARIABLE = "NOTEBOOK_AGENTS_TTL"
+AUTOSAVE_VARIABLE = "NOTEBOOK_AGENTS_AUTOSAVE"
 TIMELINE_VARIABLE = "NOTEBOOK_AGENTS_TIMELINE"
 NETWORK_VARIABLE = "NOTEBOOK_AGENTS_ON_NETWORK"
 VARIABLES_VARIABLE = "NOTEBOOK_AGENTS_VARIABLES_MB"
@@ -28,7 +29,7 @@ FOLDER = ".notebook_agents"
 LEASE_SECONDS = 30.0
 """For how long the driver of a thread may leave unanswered whether it still drives it."""
 
-VARIABLES_MB = 256.0
+VARIABLES_MB = 2000.0
 """Megabytes that a notebook's variables may take, pickled, to be kept behind each cell."""
 
 INGEST_RECORDS = 20_000
@@ -194,6 +195,24 @@ def on_network() -> bool | None:
     known.
     """
     return {"1": True, "0": False}.get(os.environ.get(NETWORK_VARIABLE, ""))
+
+
+Autosave = Literal["off", "on", "restore"]
+
+
+def autosave() -> Autosave:
+    """Return what NOTEBOOK_AGENTS_AUTOSAVE says of a notebook's variables; "off" is the default.
+
+    "on" keeps them behind each cell, "restore" also brings them back in a fresh kernel.
+
+    Raises:
+        UsageError: The variable says something else.
+    """
+    said = os.environ.get(AUTOSAVE_VARIABLE) or "off"
+    for known in get_args(Autosave):
+        if said == known:
+            return cast("Autosave", said)
+    raise UsageError(f"{AUTOSAVE_VARIABLE} is {said!r}: set it to off, on or restore")
 
 
 Timeline = Literal["on", "static", "off"]

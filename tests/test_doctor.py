@@ -192,3 +192,14 @@ def test_a_protected_key_is_looked_at_without_its_passphrase(
     monkeypatch.setattr(passphrase, "_derived", {})
     assert "protected by a passphrase" in found("key").found
     assert "NOTEBOOK_AGENTS_PASSPHRASE" in found("seal").found
+
+
+def test_the_server_extension(cli, tmp_path):
+    """It is said by which file Jupyter Server finds the extension, or how it is enabled."""
+    settings = tmp_path / "etc"
+    env = {"JUPYTER_CONFIG_PATH": str(settings), "JUPYTER_PREFER_ENV_PATH": "0"}
+    file = settings / "jupyter_server_config.d" / "notebook_agents.json"
+    assert str(file) not in cli("doctor", **env).out
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert f"enabled by {file}" in cli("doctor", **env).out

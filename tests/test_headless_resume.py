@@ -227,7 +227,7 @@ def test_variables_that_take_too_much_are_said_and_not_kept(
     result = run_notebook(notebook)
 
     assert ledger(tmp_path) == {"one": 1, "two": 2}
-    assert any("they take more than 0.1 MB" in text for text in result.notes)
+    assert any("x behind cell 2 cannot be kept (it takes more than 0.1" in t for t in result.notes)
 
 
 @pytest.mark.crash

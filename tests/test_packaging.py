@@ -119,7 +119,11 @@ def test_wheel_has_every_module_and_nothing_else(names):
     }
     assert wanted <= set(names)
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"notebook_agents", f"notebook_agents-{na.__version__}.dist-info"}
+    ours = f"notebook_agents-{na.__version__}"
+    assert tops == {"notebook_agents", f"{ours}.dist-info", f"{ours}.data"}
+    enabling = "data/etc/jupyter/jupyter_server_config.d/notebook_agents.json"
+    assert f"{ours}.data/{enabling}" in names, "Jupyter Server finds the extension by it"
+    assert "notebook_agents/server/openapi.json" in names
     strange = ("tests", "__pycache__", "checkpoint.ipynb", ".pyc", ".duckdb", ".sqlite")
     assert not [name for name in names if any(part in name for part in strange)]
 

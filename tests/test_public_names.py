@@ -41,9 +41,12 @@ def test_all_is_pinned():
         "on_restore",
         "prune",
         "resolve",
+        "restore",
         "resume",
         "resume_all",
         "run_notebook",
+        "snapshot",
+        "snapshots",
         "step",
         "unfinished",
     ]

@@ -36,7 +36,9 @@ def back(objects: dict[str, Any]) -> dict[str, Any]:
     for group in snapshot.take(objects).groups:
         copied = group.copied()
         assert copied.digest == group.digest
-        found.update(snapshot.give(copied.data, [b"".join(one) for one in copied.buffers]))
+        found.update(
+            snapshot.give(b"".join(copied.data), [b"".join(one) for one in copied.buffers])
+        )
     return found
 
 

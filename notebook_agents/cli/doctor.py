@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notebook_agents import settings
@@ -20,7 +22,6 @@ from notebook_agents.errors import NoJournalError, NotebookAgentsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from notebook_agents.journal.queue import Queue
 
@@ -109,7 +110,25 @@ def _versions() -> Iterator[Check]:
             extra = "lab" if name == "jupyterlab" else "notebook"
             found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
             yield Check(name=name, level=Level.OK, found=found)
-    yield Check(name="extension", level=Level.OK, found="this version has none to enable")
+    yield _extension()
+
+
+def _extension() -> Check:
+    """Whether Jupyter Server here loads what the side panel asks."""
+    if find_spec("jupyter_server") is None:
+        return Check(name="extension", level=Level.OK, found="there is no Jupyter Server here")
+    from jupyter_core.paths import jupyter_config_path
+
+    for folder in map(Path, jupyter_config_path()):
+        enabling = folder / "jupyter_server_config.d" / "notebook_agents.json"
+        if enabling.is_file():
+            return Check(name="extension", level=Level.OK, found=f"enabled by {enabling}")
+    how = "`jupyter server extension enable notebook_agents.server`"
+    return Check(
+        name="extension",
+        level=Level.OK,
+        found=f"JupyterLab's side panel needs it: {how} enables it",
+    )
 
 
 def _sqlite_version() -> str:

@@ -23,7 +23,7 @@ from notebook_agents.errors import (
 from notebook_agents.journal import Claim, Draft
 from notebook_agents.journal.copying import copy_records, hidden
 from notebook_agents.journal.values import pack
-from notebook_agents.model import NOTEBOOK, Kind, RunStatus
+from notebook_agents.model import NOTEBOOK, VARIABLES, Kind, RunStatus
 from notebook_agents.runtime.origin import here
 
 if TYPE_CHECKING:
@@ -57,7 +57,14 @@ _NO_TASK = "00000000-0000-0000-0000-000000000000"
 _BAR = "|"
 
 
-def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | None = None) -> str:
+def fork(
+    journal: Journal,
+    thread: str,
+    *,
+    at: str | None = None,
+    until: int | None = None,
+    name: str | None = None,
+) -> str:
     """Make a thread that has another one's past up to a point; return its name.
 
     Args:
@@ -66,10 +73,12 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
         at: A step's id: it, and what followed from it, is still to run in the fork; its siblings
             of the same superstep keep what they returned. A checkpoint's id: all tasks behind it
             are still to run. None: nothing is undone; a waiting run waits in the fork too.
+        until: Instead of that, the number of the last record that is past.
         name: The new thread's name; None makes one.
 
     Raises:
-        UnknownThreadError: There is no such thread, or no such step or checkpoint in it.
+        UnknownThreadError: There is no such thread, or no such step or checkpoint in it; or until
+            then nothing had begun, or what it stood at was pruned since.
         UsageError: There is a thread `name` already.
     """
     journal.thread(thread)
@@ -79,11 +88,15 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     name = name or _name(thread)
     records = journal.select(thread=thread, kinds=_COPIED)
     pruned = journal.select(thread=thread, kinds=[Kind.DELETION])
+    if until is not None:
+        records = _before(thread, records, until, hidden(pruned))
     point = None if at is None else Point(thread, records, at, hidden(pruned))
     kept = [
         record for record in records if _is_past(record) and (point is None or point.has(record))
     ]
     run = head.run if point is None else point.run
+    if until is not None:
+        run = max(record.run or 0 for record in records)
     session = max(r.attempt or 1 for r in kept if r.kind is Kind.RUN_STARTED and r.run == run)
     there = {record.seq for record in kept}
     kept += [record for record in pruned if not there.isdisjoint(record.refs)]
@@ -96,7 +109,8 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
         last.ref = point.checkpoint.ref
         last.step = point.step.step if point.step is not None else None
     drafts.append(last)
-    if point is not None or head.status == RunStatus.RUNNING:
+    running = head.status == RunStatus.RUNNING if until is None else _is_open(kept, run)
+    if point is not None or running:
         drafts.append(pending(name, head.scope, run, session))
     try:
         journal.append(drafts, durable=True)
@@ -112,10 +126,32 @@ def fork(journal: Journal, thread: str, *, at: str | None = None, name: str | No
     return name
 
 
-def _agent_of(head: Head) -> str:
-    if head.agent == NOTEBOOK:
+def _before(thread: str, records: Sequence[Record], until: int, gone: Set[int]) -> list[Record]:
+    """Return the records up to a number, if the thread can go on from there."""
+    past = [record for record in records if record.seq <= until]
+    roots = [record for record in past if record.kind is Kind.CHECKPOINT and not record.ns]
+    if not any(record.kind is Kind.RUN_STARTED for record in past):
+        raise UnknownThreadError(f"no run of thread {thread!r} had begun before record {until}")
+    if roots and roots[-1].seq in gone:
         raise UnknownThreadError(
-            f"thread {head.thread!r} is a notebook and no conversation: fork a thread of an agent"
+            f"the checkpoint at which thread {thread!r} stood before record {until} was pruned: "
+            "fork it at one that Thread.history() still has"
+        )
+    return past
+
+
+def _is_open(records: Sequence[Record], run: int) -> bool:
+    """Whether a run neither ended nor was put down in these records."""
+    of = [r.kind for r in records if r.run == run]
+    marks = [kind for kind in of if kind in (Kind.RUN_STARTED, Kind.RUN_FINISHED)]
+    return marks[-1] is Kind.RUN_STARTED
+
+
+def _agent_of(head: Head) -> str:
+    if head.agent in (NOTEBOOK, VARIABLES):
+        has = "is a notebook" if head.agent == NOTEBOOK else "has a notebook's variables"
+        raise UnknownThreadError(
+            f"thread {head.thread!r} {has} and is no conversation: fork a thread of an agent"
         )
     if head.agent is None:
         raise UnknownThreadError(

@@ -18,7 +18,7 @@ from notebook_agents.graph.folder import default_journal
 from notebook_agents.graph.people import NO_ANSWER
 from notebook_agents.graph.plan import read_parts
 from notebook_agents.graph.run import Run
-from notebook_agents.model import NOTEBOOK, Kind, RunStatus
+from notebook_agents.model import NOTEBOOK, VARIABLES, Kind, RunStatus
 from notebook_agents.runtime.decisions import decide
 from notebook_agents.runtime.leaving import was_left
 from notebook_agents.runtime.origin import here
@@ -104,6 +104,11 @@ def agent_of(journal: Journal, info: ThreadInfo) -> Agent:
         raise DefinitionError(
             f"thread {info.thread!r} is a notebook and no agent: go on with it by the command that "
             f"began it, `notebook-agents run {shlex.quote(info.notebook or '')}`"
+        )
+    if info.agent == VARIABLES:
+        raise DefinitionError(
+            f"thread {info.thread!r} has a notebook's variables and no run: na.restore() brings "
+            "them back in a kernel of that notebook"
         )
     live = live_agent(info.agent or "")
     return live.on(journal) if live is not None else _rebuilt(journal, info)

@@ -86,6 +86,19 @@ class Kept:
     pages: list[Page]
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Stands in a value for a part that has its chunk already.
+
+    Attributes:
+        node: Its tree, as `Encoder.leaf` returned it.
+        size: Its serialised bytes.
+    """
+
+    node: Any
+    size: int
+
+
 class Encoder:
     """Takes one record's values apart; collects the chunks it needs and does not find.
 
@@ -126,6 +139,10 @@ class Encoder:
     def _node(self, value: Any, what: str, depth: int) -> Node:
         if depth < _DEPTH:
             kind = type(value)
+            if kind is Stored:
+                self.size += value.size
+                node: Node = value.node
+                return node
             if kind is list and value:
                 return self._container(self._list, value, what, depth)
             if kind is dict and value and _named(value):
@@ -343,12 +360,11 @@ class Encoder:
         kinds = set(map(type, page))
         if not self._codec.part_types.isdisjoint(kinds):
             return None
-        if kinds <= _ATOMS:
-            if type(page[0]) is str and len(page[0]) >= CHUNK_FROM:
-                return None
-        elif len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
+        if kinds <= _ATOMS and type(page[0]) is str and len(page[0]) >= CHUNK_FROM:
             return None
         try:
+            if not kinds <= _ATOMS and len(self._codec.dumps(page[0], what)[1]) >= CHUNK_FROM:
+                return None
             tag, data = self._codec.dumps(page, what)
         except ValueNotKeptError:
             return None  # taken one by one, the one that cannot be kept is named

@@ -64,7 +64,7 @@ class Done:
     Attributes:
         kept: What it put into the notebook.
         missing: The variables that could not be kept behind it, with why.
-        snapshot: The number of the record with the variables, or None.
+        snapshot: The number of the record with all of them, or None.
     """
 
     kept: Mapping[str, Any]
@@ -229,7 +229,7 @@ class CellJournal:
         return Done(
             kept=json.loads(told["kept"]),
             missing=told["missing"],
-            snapshot=snapshots.get((result.step, result.attempt)),
+            snapshot=None if told["missing"] else snapshots.get((result.step, result.attempt)),
         )
 
     # -- what is done now -----------------------------------------------------------------------
@@ -275,7 +275,8 @@ class CellJournal:
             for record in self._select(Kind.SNAPSHOT, step=draft.step)
             if record.attempt == draft.attempt
         ]
-        return Done(kept=kept, missing=missing, snapshot=own[-1] if own else None)
+        snapshot = own[-1] if own and not missing else None
+        return Done(kept=kept, missing=missing, snapshot=snapshot)
 
     def failed(self, cell: Cell, error: str) -> None:
         """Record that a cell raised, or took too long."""

@@ -232,7 +232,10 @@ class Execution:
             self._useless.add(seq)  # until it is done: it may kill the kernel
             home = str(self.book.journal.home)
             reason = await self._ask(
-                client, variables.call("restore", home=home, seq=seq, cells=number)
+                client,
+                variables.call(
+                    "restore", home=home, thread=self.book.thread, seq=seq, cells=number
+                ),
             )
             if reason is None:
                 self._useless.discard(seq)
@@ -349,7 +352,7 @@ class Execution:
             missing = {variables.EVERYTHING: f"{VARIABLES_VARIABLE} is 0"}
         elif cell.number < len(self.cells):  # behind the last one nobody needs them
             self._too_much.add(cell.number)
-            told = variables.call("keep", **self.book.place(cell), limit=self.limit)
+            told = variables.call("keep", **self.book.place(cell))
             missing = await self._ask(client, told)
             self._too_much.discard(cell.number)
         if self.ending is not None:

@@ -175,14 +175,14 @@ class _ReferringPickler(_Referring, Pickler):
     pass
 
 
-class _Bounded(io.BytesIO):
-    """Takes so many bytes and no more."""
+class Bounded(io.BytesIO):
+    """Takes so many bytes and no more; `write` raises ValueTooLargeError."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._left = limit
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> int:  # noqa: D102 - BytesIO's own
         self._left -= memoryview(data).nbytes
         if self._left < 0:
             raise ValueTooLargeError("it becomes more bytes than may be kept")
@@ -254,7 +254,7 @@ class _NoImports(Unpickler):
 
 
 def _encode(value: object, options: _Options, engine: bytes = CLOUDPICKLE) -> bytes:
-    file = io.BytesIO() if options.limit is None else _Bounded(options.limit)
+    file = io.BytesIO() if options.limit is None else Bounded(options.limit)
     file.write(engine)
     refers = bool(options.variables or options.reference or options.reduce)
     if engine == _DILL:

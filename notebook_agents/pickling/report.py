@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +67,9 @@ class RestoreReport:
 
     def _repr_html_(self) -> str:
         return self.to_html()
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:  # noqa: FBT001 - IPython's own
+        printer.text(str(self))
 
     def _summary(self) -> str:
         counts = [f"{len(self.restored)} restored"]

@@ -16,7 +16,7 @@ from notebook_agents.journal.chunking import Encoder
 from notebook_agents.journal.values import Decoder, lost_record, pack, unpack
 from notebook_agents.model import Kind
 from notebook_agents.pickling import modules, versions
-from notebook_agents.pickling.snapshot import digest_of
+from notebook_agents.pickling.snapshot import digest_of, marks_of
 from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ NAME = "objects"
 """The name of a snapshot of a thread's objects."""
 INDEXED = "all"
 """Its `ref`, where it says of every object where it is."""
-_PIECE = 16_000_000
 _STEPS = (Kind.STEP_INTENDED, Kind.STEP_RETURNED, Kind.ROUTED)
 
 Every = str | int | timedelta
@@ -126,9 +125,9 @@ class Loaded(NamedTuple):
     versions: dict[str, str]
 
 
-def snapshots(journal: Journal, thread: str, since: int = 0) -> list[Record]:
-    """Return the snapshots of a thread's objects, in order."""
-    return journal.select(thread=thread, kinds=[Kind.SNAPSHOT], name=NAME, since=since)
+def snapshots(journal: Journal, thread: str, since: int = 0, *, name: str = NAME) -> list[Record]:
+    """Return the snapshots of a thread's objects, in order, or those of another name."""
+    return journal.select(thread=thread, kinds=[Kind.SNAPSHOT], name=name, since=since)
 
 
 def undone(journal: Journal, thread: str, records: Iterable[Record]) -> set[str]:
@@ -190,7 +189,7 @@ def read(journal: Journal, entry: Entry) -> Loaded:
     data = b"".join(kept["data"])
     buffers = [bytearray().join(pieces) for pieces in kept["buffers"]]
     sources = {name: source.decode() for name, source in kept["modules"].items()}
-    digest = digest_of(data, ([one] for one in buffers))
+    digest = digest_of(data, map(marks_of, buffers))
     return Loaded(data, buffers, digest, sources, kept["versions"])
 
 
@@ -204,25 +203,29 @@ def drafts(
     whole: bool,
     scope: str,
     columns: dict[str, Any],
+    called: str = NAME,
+    more: dict[str, Any] | None = None,
 ) -> tuple[list[Draft], dict[str, Any]]:
     """Return the records of a snapshot, and what it says.
 
     Args:
         journal: The journal.
         before: What the thread's snapshots said before.
-        groups: What changed.
+        groups: What changed; a piece of it may be a `Stored`.
         refused: What cannot be kept from now on, with why.
         gone: The names of what is no more.
         whole: Whether it says of everything where it is.
         scope: The thread's scope.
         columns: The snapshot's columns.
+        called: The snapshot's name.
+        more: What it says besides, plain data.
     """
     thread, token = columns["thread"], columns["token"]
     encoder = Encoder(PlainCodec(), journal.chunks(scope), thread=thread, scope=scope, token=token)
     trees = []
     for group in groups:
         kept = {
-            "data": _pieces(group.data),
+            "data": group.data,
             "buffers": group.buffers,
             "modules": {name: text.encode() for name, text in _sources(group).items()},
             "versions": versions.here(),
@@ -242,7 +245,9 @@ def drafts(
         meta["refused"] = {**before.refused, **refused}
         for name in changed - refused.keys():
             meta["refused"].pop(name, None)
-    draft = Draft(kind=Kind.SNAPSHOT, name=NAME, scope=scope, **columns)
+    if more is not None:
+        meta["more"] = more
+    draft = Draft(kind=Kind.SNAPSHOT, name=called, scope=scope, **columns)
     draft.plain, draft.refs, draft.size = pack([meta, trees]), refs, encoder.size
     draft.ref = INDEXED if whole else None
     return [*encoder.new, draft], meta
@@ -265,10 +270,6 @@ def _index(before: Table, changed: set[str], refs: list[Draft | int]) -> dict[st
 
 def _sources(group: Copied) -> dict[str, str]:
     return modules.sources(group.modules)
-
-
-def _pieces(data: bytes) -> list[bytes]:
-    return [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
 
 
 def to_plain(every: Every) -> Any:

@@ -23,7 +23,7 @@ from notebook_agents.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from notebook_agents.journal import Journal, Record
 
@@ -67,6 +67,37 @@ def run_view(
         stored=stored,
         closed=closed,
     )
+
+
+def renewed(journal: Journal, view: RunView, touched: Collection[str]) -> RunView:
+    """Return a run's view with some of its steps as they are now, reading no others.
+
+    What models took, and what was decided, is as the view had it: that, and the run's end, takes
+    a `run_view`.
+
+    Args:
+        journal: The journal.
+        view: The run as it was.
+        touched: The ids of the steps of which something was recorded since; they may be new.
+
+    Raises:
+        UnknownThreadError: The thread is gone.
+    """
+    frame = _frame(journal, view.thread, view.number)
+    kinds = (Kind.STEP_INTENDED, *_ENDS)
+    records = journal.select(thread=view.thread, run=view.number, kinds=kinds, steps=[*touched])
+    now = {
+        step.id: step for step in _steps(journal, records, frame, closed=view.closed is not None)
+    }
+    steps = []
+    for step in view.steps:
+        new = now.pop(step.id, None)
+        if new is not None:
+            new = replace(
+                new, usage=step.usage, usage_kept=step.usage_kept, decisions=step.decisions
+            )
+        steps.append(new or step)
+    return replace(view, status=frame.status, steps=(*steps, *now.values()))
 
 
 def _closed(journal: Journal, thread: str) -> str | None:

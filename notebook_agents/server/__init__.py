@@ -28,9 +28,3 @@ def _load_jupyter_server_extension(app: ServerApp) -> None:
     service = settings[_KEPT] = Service(settings["server_root_dir"])
     service.begin()
     web.add_handlers(".*$", routes(settings["base_url"]))
-
-
-async def _unload_jupyter_server_extension(app: ServerApp) -> None:
-    service: Any = app.web_app.settings.pop(_KEPT, None)
-    if service is not None:
-        await service.end()

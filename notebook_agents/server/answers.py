@@ -38,7 +38,7 @@ class Wanted:
     Attributes:
         search: A part of a thread's, an agent's or a notebook's name, in lower case.
         statuses: None for any.
-        notebook: The path of the notebook that started the newest run; None for any.
+        notebook: The contents path of the notebook that started the newest run; None for any.
         limit: How many at most.
         after: The cursor of the page before.
     """
@@ -59,7 +59,7 @@ def page(
         RefusedError: The cursor is none.
     """
     version = version_of(journal)
-    found = [info for info in journal.threads() if _matches(info, wanted)]
+    found = _matching(journal.threads(), wanted, places)
     counts = Counter(str(info.status) for info in found)
     if wanted.statuses is not None:
         found = [info for info in found if info.status in wanted.statuses]
@@ -76,13 +76,19 @@ def page(
     }
 
 
-def _matches(info: ThreadInfo, wanted: Wanted) -> bool:
-    if wanted.notebook is not None and info.notebook != wanted.notebook:
-        return False
+def _matching(infos: Sequence[ThreadInfo], wanted: Wanted, places: Places) -> Sequence[ThreadInfo]:
+    if wanted.notebook is not None:
+        files = {info.notebook for info in infos}  # few, of however many conversations
+        here = {file for file in files if places.contents(file) == wanted.notebook}
+        infos = [info for info in infos if info.notebook in here]
     if not wanted.search:
-        return True
-    names = (info.thread, info.agent, info.notebook)
-    return any(name is not None and wanted.search in name.lower() for name in names)
+        return infos
+    return [
+        info
+        for info in infos
+        for names in ((info.thread, info.agent, info.notebook),)
+        if any(name is not None and wanted.search in name.lower() for name in names)
+    ]
 
 
 def _cursor(info: ThreadInfo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from notebook_agents.journal import Journal
+    from notebook_agents.model import ThreadInfo
     from notebook_agents.server.places import Places
     from notebook_agents.server.service import Service
 
@@ -61,10 +63,9 @@ class Handler(APIHandler):
         return self.service.places
 
     @property
-    def home(self) -> Path:
-        """The directory of the journal that is meant."""
-        given = {name: self.said(name, longest=_PATH) for name in ("journal", "notebook")}
-        return self.places.journal(**given)
+    def where(self) -> dict[str, str | None]:
+        """What is said of which journal is meant."""
+        return {name: self.said(name, longest=_PATH) for name in ("journal", "notebook")}
 
     def said(self, name: str, *, longest: int | None = None) -> str | None:
         """Return a parameter of the query, or None.
@@ -72,14 +73,16 @@ class Handler(APIHandler):
         Raises:
             RefusedError: It is given twice, is no UTF-8, or too long.
         """
-        found = self.request.query_arguments.get(name, [])
+        found = self.request.query_arguments.get(name)
+        if not found:
+            return None
         try:
-            [said] = [one.decode() for one in found] or [None]  # Tornado's own would clean it
+            [said] = [one.decode() for one in found]  # Tornado's own would clean it
+            if len(said) <= (longest or _LONGEST[name]):
+                return said
         except ValueError:  # a UnicodeDecodeError is one
-            said = None
-        if (found and said is None) or len(said or "") > (longest or _LONGEST[name]):
-            raise RefusedError("bad_request", f"`{name}` is given twice, or too long: shorten it")
-        return said
+            pass
+        raise RefusedError("bad_request", f"`{name}` is given twice, or too long: shorten it")
 
     def number(self, said: str | None) -> int | None:
         """Return a run's number; None for the newest.
@@ -128,14 +131,14 @@ class Handler(APIHandler):
 
     async def read(self, function: Callable[[Journal], R]) -> R:
         """Return what is read from the journal that is meant."""
-        return await self.service.read(self._with, self.home, function)
+        return await self.service.read(self._with, self.where, function)
 
     async def act(self, function: Callable[[Journal], R]) -> R:
         """Return what becomes of changing the journal that is meant."""
-        return await self.service.act(self._with, self.home, function)
+        return await self.service.act(self._with, self.where, function)
 
-    def _with(self, home: Path, function: Callable[[Journal], R]) -> R:
-        with self.service.journals.using(home) as journal:
+    def _with(self, where: dict[str, str | None], function: Callable[[Journal], R]) -> R:
+        with self.service.journals.using(self.places.journal(**where)) as journal:
             return function(journal)
 
     def answer(self, found: Any, *, status: int = 200, kind: str = "application/json") -> None:
@@ -212,7 +215,8 @@ class KnownJournals(Handler):
     def _told(self, home: Path, used: list[str], *, default: bool) -> dict[str, Any]:
         problem: RefusedError | None = None
         try:
-            self._with(home, lambda journal: journal.newest())
+            with self.service.journals.using(home):
+                pass
         except Exception as error:
             problem = refusal(error)
             if problem is None:
@@ -233,7 +237,10 @@ class Health(Handler):
     @authorized
     async def get(self) -> None:
         """Answer `GET health`."""
-        found = await self.service.look(health, self.service.journals, self.home)
+        where = self.where
+        found = await self.service.look(
+            lambda: health(self.service.journals, self.places.journal(**where))
+        )
         self.answer(found, status=200 if found["ok"] else 503)
 
 
@@ -261,7 +268,7 @@ class Threads(Handler):
         return Wanted(
             search=(self.said("search") or "").lower(),
             statuses=statuses,
-            notebook=None if not notebook else str(self.places.file(notebook)),
+            notebook=None if not notebook else posixpath.normpath(notebook.lstrip("/")),
             limit=int(limit),
             after=self.said("after") or None,
         )
@@ -432,9 +439,9 @@ class Events(Handler):
     @authorized
     async def get(self) -> None:
         """Answer `GET events`."""
-        home = self.home
         thread, number = self.said("thread"), self.number(self.said("run"))
-        await self.read(lambda journal: journal.newest())  # what cannot be opened is said at once
+        # What cannot be opened is said at once.
+        home = await self.read(lambda journal: journal.home)
         stream = self._stream = Stream(None if not thread else (thread, number))
         self.service.watchers.add(home, stream)
         self.set_header("Content-Type", "text/event-stream")
@@ -461,12 +468,14 @@ class Events(Handler):
         if isinstance(event, RefusedError):
             await self._send("failed", event.data())
         elif isinstance(event, Changed):
-            kernels = self.kernels()
-            rows = [thread_row(info, self.places, kernels) for info in event.infos]
+            rows = await self.service.read(self._rows, event.infos, self.kernels())
             changed = {"threads": rows, "gone": list(event.gone), "reload": event.reload}
             await self._send("threads", {**changed, "version": event.version})
         else:
             await self._send("run", event)
+
+    def _rows(self, infos: tuple[ThreadInfo, ...], kernels: dict[int, str]) -> list[Any]:
+        return [thread_row(info, self.places, kernels) for info in infos]
 
     def _send(self, name: str, told: dict[str, Any]) -> Awaitable[None]:
         self.write(f"event: {name}\ndata: {dumps(told)}\n\n")

@@ -13,16 +13,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents.errors import UnknownThreadError
 from notebook_agents.journal.follow import LOOK_SECONDS
 from notebook_agents.model import Kind, RunStatus
-from notebook_agents.server.answers import MOST, read_run, state_of, version_of
+from notebook_agents.server.answers import MOST, version_of
+from notebook_agents.server.following import Followed, whole_event
 from notebook_agents.server.refusals import RefusedError, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from notebook_agents.journal import Journal
+    from notebook_agents.journal import Journal, Record
     from notebook_agents.model import ThreadInfo
     from notebook_agents.server.opened import Journals
 
@@ -31,8 +31,8 @@ STREAMS = 64
 _LIFE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
 """Between two events of one kind."""
-_SHARE = 4
-"""To make a run's state may take one part in so many of the time."""
+_SHARE = 2
+"""To read a run may take one part in so many of the time."""
 _QUEUED = 64
 _KINDS = tuple(kind for kind in Kind if kind is not Kind.CHUNK)
 _logger = logging.getLogger("notebook_agents.server")
@@ -94,15 +94,6 @@ class Stream:
             TimeoutError: Nothing happened for so long.
         """
         return await asyncio.wait_for(self._queue.get(), seconds)
-
-
-@dataclass(slots=True)
-class _Run:
-    """A run that somebody watches."""
-
-    state: dict[str, Any] | None = None
-    dirty: bool = True
-    due: float = 0.0
 
 
 @dataclass(slots=True)
@@ -179,15 +170,6 @@ class Watchers:
             del self._watchers[watcher.home]
             return True
 
-    def close(self) -> None:
-        """End all streams."""
-        with self._lock:
-            streams = [stream for one in self._watchers.values() for stream in one.streams]
-            for watcher in self._watchers.values():
-                watcher.streams.clear()
-        for stream in streams:
-            stream.put(None)
-
 
 class _Watcher:
     """Looks at one journal."""
@@ -197,7 +179,7 @@ class _Watcher:
         self.streams: list[Stream] = []
         self._journals = journals
         self._threads = _Threads()
-        self._runs: dict[RunKey, _Run] = {}
+        self._runs: dict[RunKey, Followed] = {}
         self._seen = 0
         self._version: tuple[int, int] | None = None
 
@@ -227,13 +209,12 @@ class _Watcher:
             newest = journal.newest()
             if newest > self._seen:
                 for record in journal.select(since=self._seen, kinds=_KINDS):
-                    self._threads.touched.add(record.thread)
                     newest = max(newest, record.seq)
+                    self._take(record)
             self._seen = newest
-            self._touch(self._threads.touched)
         if now >= self._threads.life:
             self._threads.life = now + _LIFE_SECONDS
-            self._touch(self._died(journal))
+            self._look_at_drivers(journal)
         streams = list(self.streams)
         self._greet(journal, streams)
         if self._threads.touched and now >= self._threads.due:
@@ -241,19 +222,21 @@ class _Watcher:
             self._tell_threads(journal, streams)
         self._tell_runs(journal, streams)
 
-    def _touch(self, threads: set[str]) -> None:
-        self._threads.touched |= threads
+    def _take(self, record: Record) -> None:
+        self._threads.touched.add(record.thread)
         for (thread, _), run in self._runs.items():
-            run.dirty = run.dirty or thread in threads
+            if thread == record.thread:
+                run.take(record)
 
-    def _died(self, journal: Journal) -> set[str]:
-        """Return those of the conversations that ran whose drivers are gone, or put them down."""
-        found = set()
+    def _look_at_drivers(self, journal: Journal) -> None:
+        """Find those of the conversations that ran whose drivers died, or put them down."""
         for thread in self._threads.running:
             head = journal.head(thread)
             if head is None or head.info().status is not RunStatus.RUNNING:
-                found.add(thread)
-        return found
+                self._threads.touched.add(thread)
+                for (name, _), run in self._runs.items():
+                    if name == thread:
+                        run.look_again()
 
     def _greet(self, journal: Journal, streams: list[Stream]) -> None:
         """Tell those who came a moment ago to ask for a page, and give them the watched run."""
@@ -262,9 +245,9 @@ class _Watcher:
                 stream.fresh = False
                 stream.put(Changed((), (), reload=True, version=version_of(journal)))
                 if stream.run is not None:
-                    known = self._runs.setdefault(stream.run, _Run())
+                    known = self._runs.setdefault(stream.run, Followed(*stream.run))
                     if known.state is not None:
-                        stream.put(_run_event(known.state))
+                        stream.put(whole_event(known.state))
         wanted = {stream.run for stream in streams}
         for key in self._runs.keys() - wanted:
             del self._runs[key]
@@ -298,32 +281,8 @@ class _Watcher:
             began = time.monotonic()
             if not run.dirty or began < run.due:
                 continue
-            run.dirty = False
-            before, run.state = run.state, self._state(journal, key)
+            event = run.renew(journal)
             run.due = began + max(_PAUSE_SECONDS, _SHARE * (time.monotonic() - began))
-            if run.state is None or run.state == before:
-                continue
-            event = _run_event(run.state, before)
-            for stream in streams:
+            for stream in streams if event is not None else ():
                 if stream.run == key:
                     stream.put(event)
-
-    def _state(self, journal: Journal, key: RunKey) -> dict[str, Any] | None:
-        try:
-            with journal.reading():
-                return state_of(journal, read_run(journal, *key))
-        except (UnknownThreadError, RefusedError):
-            return None  # it was deleted, or has no run yet
-
-
-def _run_event(state: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the API's `RunEvent`: what changed, or all of it."""
-    event = {"thread": state["thread"], "run": state["run"], "state": state, "delta": None}
-    if before is None or before["run"] != state["run"]:
-        return event
-    known = {step["id"]: step for step in before["steps"]}
-    if not state["cut"] and known.keys() - {step["id"] for step in state["steps"]}:
-        return event  # a thread of the same name was made anew
-    head = {name: said for name, said in state.items() if name not in ("steps", "cut")}
-    steps = [step for step in state["steps"] if known.get(step["id"]) != step]
-    return {**event, "state": None, "delta": {**head, "steps": steps}}

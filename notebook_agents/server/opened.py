@@ -29,14 +29,16 @@ class _Open:
 
 
 class Journals:
-    """Opens journals for requests and keeps them open for a while; for any threads."""
+    """Opens journals for requests and keeps them open for a while; for any threads.
+
+    What is open when the process ends is closed by `journal/forks.py`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._opening: dict[Path, threading.Lock] = {}
         self._open: dict[Path, _Open] = {}
         self._old: list[_Open] = []  # still used; their files are gone or were exchanged
-        self._closed = False
 
     @contextmanager
     def using(self, home: Path) -> Iterator[Journal]:
@@ -76,11 +78,8 @@ class Journals:
             journal = Journal.open(home, create=False, scheduled=False)
             one = _Open(journal, _inode(home), 1)
             with self._lock:
-                if not self._closed:
-                    self._open[home] = one
-                    return one
-        journal.close()
-        raise NotebookAgentsError("the server is ending: start it again, then ask again")
+                self._open[home] = one
+            return one
 
     def sweep(self, *, idle: float = IDLE_SECONDS) -> None:
         """Close what nobody has used for so many seconds."""
@@ -90,17 +89,6 @@ class Journals:
             gone = [self._open.pop(home) for home in found if self._open[home].used <= limit]
         for one in gone:
             _close(one)
-
-    def close(self) -> None:
-        """Close all; what is still used is closed behind its last use."""
-        with self._lock:
-            self._closed = True
-            every = list(self._open.values())
-            self._open.clear()
-            self._old += [one for one in every if one.users]
-        for one in every:
-            if not one.users:
-                _close(one)
 
 
 def _inode(home: Path) -> int:

@@ -86,14 +86,6 @@ class Places:
                 return None
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else None
 
-    def file(self, contents: str) -> Path:
-        """Return the file of a contents path.
-
-        Raises:
-            RefusedError: It lies outside the root.
-        """
-        return self._inside(contents, "the notebook")
-
 
 def _is_folder(path: Path) -> bool:
     try:

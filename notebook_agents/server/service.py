@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from notebook_agents.server.live import Watchers
 from notebook_agents.server.opened import Journals
@@ -19,6 +19,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SWEEP_SECONDS = 5.0
+_WARM_SECONDS = 1.0
+"""To import a lot slows all other threads down: not while the first page is drawn."""
 
 
 class Service:
@@ -74,17 +76,8 @@ class Service:
         """Have loaded what the first look at a run needs: LangGraph takes a second."""
         if not self._warm:
             self._warm = True
-            self._looks.submit(_load)
-
-    async def end(self) -> None:
-        """Let go of everything."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        self.watchers.close()
-        for pool in (self._reads, self._acts, self._looks):
-            pool.shutdown(wait=False, cancel_futures=True)
-        closing: Any = asyncio.get_running_loop().run_in_executor(None, self.journals.close)
-        await closing
+            loop = asyncio.get_running_loop()
+            loop.call_later(_WARM_SECONDS, loop.run_in_executor, self._looks, _load)
 
 
 def _load() -> None:

@@ -42,8 +42,9 @@ def arguments(journal: Journal, thread: str, run: int, steps: Collection[str]) -
         return {}
     found = {}
     for seq, payload in payloads.items():
-        if payload not in _EMPTY:
-            found[seqs[seq]] = str(unpack(payload)[0])
+        said = unpack(payload) if payload not in _EMPTY else None
+        if isinstance(said, list):  # a cell's says which kernel ran it
+            found[seqs[seq]] = str(said[0])
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import NotebookAgentsError, UnknownThreadError, UsageError
+from notebook_agents.model import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ HELP = """\
 %agents show [THREAD]    the newest run of a thread, step by step
 %agents resume [THREAD]  go on with it: what returned is not run again
 %agents stop [THREAD]    let no further step begin in a run of this kernel; resume goes on with it
+%agents autosave on|off  keep this notebook's variables behind each cell
+%agents restore          bring them back, in a fresh kernel; --at N: as they were; --list: when
 %agents help             this
 
 Without THREAD it is this notebook's newest run: for resume the newest that is unfinished, for stop
@@ -61,10 +64,12 @@ def run(line: str) -> Any:
     """
     word, _, rest = line.strip().partition(" ")
     name = _unquoted(rest.strip())
+    if word in ("autosave", "restore"):
+        return (_autosave if word == "autosave" else _restore)(rest.split())
     command = _COMMANDS.get(word or "list")
     if command is None:
-        near = get_close_matches(word, _COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(_COMMANDS)}"
+        near = get_close_matches(word, _WORDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(_WORDS)}"
         raise UsageError(f"there is no %agents {word}: {hint}")
     if name is not None and word in ("list", "help"):
         raise UsageError(f"%agents {word} takes no thread: leave {name!r} out")
@@ -170,6 +175,34 @@ _COMMANDS: dict[str, Callable[[str | None], Any]] = {
 }
 
 
+_WORDS = (*_COMMANDS, "autosave", "restore")
+
+
+def _autosave(words: list[str]) -> None:
+    from notebook_agents.ui.autosave import keeper
+
+    if words not in (["on"], ["off"], []):
+        raise UsageError(f"%agents autosave {' '.join(words)}: say on or off")
+    own = keeper(create=words == ["on"])
+    if words:
+        own.turn(on=words == ["on"])
+    kept = f"are kept behind each cell, in thread {own.thread}" if own.on else "are not kept"
+    print(f"This notebook's variables {kept}")  # noqa: T201 - what a magic says
+
+
+def _restore(words: list[str]) -> Any:
+    from notebook_agents.ui import restoring
+
+    if words == ["--list"]:
+        return restoring.snapshots()
+    if words and (words[0] != "--at" or len(words) != 2):
+        raise UsageError(f"%agents restore {' '.join(words)}: it takes --list, or --at N")
+    at: int | str | None = None
+    if words:
+        at = int(words[1]) if words[1].isdecimal() else words[1]
+    return restoring.restore(at)
+
+
 def _journal() -> Journal:
     from notebook_agents.graph.folder import default_journal
 
@@ -181,7 +214,7 @@ def _newest(journal: Journal) -> ThreadInfo:
     from notebook_agents.runtime.origin import here
 
     notebook = here().notebook
-    runs = [info for info in journal.threads() if info.run]
+    runs = [info for info in journal.threads() if info.run and info.agent != VARIABLES]
     if not runs:
         raise UnknownThreadError(f"no agent has run yet with the journal in {journal.home}")
     return next((info for info in runs if info.notebook == notebook), runs[0])
@@ -191,7 +224,7 @@ def _complete(_shell: Any, event: Any) -> Sequence[str]:
     """Return the words that may stand where the cursor is."""
     before = event.line[: len(event.line) - len(event.symbol)].split()
     if len(before) == 1:
-        return list(_COMMANDS)
+        return list(_WORDS)
     if before[1:] not in (["show"], ["resume"], ["stop"]):
         return []
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_agents import settings
 from notebook_agents.errors import NoJournalError
-from notebook_agents.model import NOTEBOOK, RunStatus
+from notebook_agents.model import NOTEBOOK, VARIABLES, RunStatus
 from notebook_agents.ui.magics import register
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal
     from notebook_agents.model import ThreadInfo
 
-_COMMAND = re.compile("%agents(?: resume| show)?")
+_COMMAND = re.compile("%agents(?: resume| show| restore)?")
 _NAMED = 3
 _NOTHING_TO_DO = (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.RUNNING)
 _WHAT = {
@@ -43,9 +43,46 @@ def load_ipython_extension(shell: Any) -> None:
         shell.events.unregister("pre_run_cell", first)
         if (line := unfinished_line()) is not None:
             _show(shell, line)
+        begin_variables(shell)
 
     shell.events.register("pre_run_cell", first)
     register(shell)
+
+
+def begin_variables(shell: Any) -> None:
+    """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says."""
+    try:
+        wish = settings.autosave()
+        line = _kept_line()
+        if wish == "restore" and line is not None:
+            from notebook_agents.ui.restoring import restore
+
+            report = restore()
+            shell.display_pub.publish({"text/plain": str(report), "text/html": report.to_html()})
+        elif line is not None:
+            _show(shell, line)
+        if wish != "off":
+            from notebook_agents.ui.autosave import keeper
+
+            keeper().turn(on=True)
+    except Exception as error:  # noqa: BLE001 - told: a kernel starts whatever is broken
+        said = " ".join(str(error).split()) or type(error).__name__
+        _show(shell, f"The variables of this notebook are not kept: {said}")
+
+
+def _kept_line() -> str | None:
+    """Return one line on the variables that are kept of this notebook; None where none are."""
+    from notebook_agents.runtime.origin import here
+
+    try:
+        home = settings.journal_home(create=False)
+    except NoJournalError:
+        return None
+    from notebook_agents.journal import Journal
+    from notebook_agents.ui.restoring import offer
+
+    with Journal.open(home, create=False, scheduled=False) as journal:
+        return offer(journal, here().notebook)
 
 
 def unfinished_line() -> str | None:
@@ -74,7 +111,7 @@ def _line(home: Path) -> str | None:
         found = [
             info
             for info in journal.threads()
-            if info.agent not in (None, NOTEBOOK)
+            if info.agent not in (None, NOTEBOOK, VARIABLES)
             and info.notebook == notebook
             and info.status not in _NOTHING_TO_DO
         ]

@@ -58,6 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
     finally:
         served.close()
+    assert "notebook_agents/server/" not in served.log, "a traceback went through the extension"
 
 
 @pytest.fixture

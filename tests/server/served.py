@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -18,9 +20,12 @@ from .openapi import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 SECONDS = 60.0
+ENABLING = (
+    Path(__file__).parents[2] / "extensions/jupyter-config/server-config/notebook_agents.json"
+)
+"""What a wheel puts where Jupyter Server looks for extensions."""
 _AUTHORIZER = """
 from jupyter_server.auth import Authorizer
 
@@ -74,11 +79,15 @@ class Served:
             self.port = int(free.getsockname()[1])
         places = ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
         here = {name: str(folder / name.lower()) for name in places}
-        here |= {"JUPYTER_DATA_DIR": str(self.data), "JUPYTER_NO_CONFIG": "", **env}
+        enabled = folder / "etc" / "jupyter_server_config.d"
+        enabled.mkdir(parents=True)
+        shutil.copy(ENABLING, enabled)
+        here |= {"JUPYTER_DATA_DIR": str(self.data), "JUPYTER_CONFIG_PATH": str(enabled.parent)}
+        here |= env
         environment = {**os.environ, **here}
         if "NOTEBOOK_AGENTS_HOME" not in env:
             environment.pop("NOTEBOOK_AGENTS_HOME", None)
-        options = ["--ServerApp.jpserver_extensions={'notebook_agents.server': True}"]
+        options = []
         if read_only:
             (folder / "readonly.py").write_text(_AUTHORIZER)
             environment["PYTHONPATH"] = f"{folder}:{environment.get('PYTHONPATH', '')}"

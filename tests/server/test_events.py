@@ -9,7 +9,7 @@ import pytest
 
 import notebook_agents as na
 
-from .agents import add, chained, die
+from .agents import add, chained
 
 if TYPE_CHECKING:
     import subprocess
@@ -85,21 +85,26 @@ def test_the_newest_run_is_followed(journal: na.Journal, watching: Callable[...,
 
 
 def test_the_death_of_a_driver_is_told(
-    home: Path,
-    watching: Callable[..., Stream],
-    dies: Callable[[Callable[[], object]], None],
+    watching: Callable[..., Stream], driver: subprocess.Popen[str]
 ) -> None:
     """A killed process commits nothing; that its run is orphaned is told all the same."""
-    with na.Journal.open(home):
-        stream = watching(thread="t")
-        stream.until("threads")
+    stream = watching(thread="t")
+    stream.until("run", lambda data: data["state"]["status"] == "running")
+    driver.kill()
+    told = stream.until("run")
+    assert (told["delta"] or told["state"])["status"] == "orphaned"
 
-    def body() -> None:
-        with na.Journal.open(home) as journal:
-            na.Agent(chained(add, die), "dying", journal).run({"n": 0}, thread="t")
 
-    dies(body)
-    stream.until("threads", lambda data: any(r["status"] == "orphaned" for r in data["threads"]))
+def test_the_death_of_a_driver_is_told_to_lists(
+    watching: Callable[..., Stream], driver: subprocess.Popen[str]
+) -> None:
+    """Also to those who watch no run."""
+    stream = watching()
+    stream.until("threads")
+    driver.kill()
+    told = stream.until("threads", lambda data: data["threads"])
+    assert [row["status"] for row in told["threads"]] == ["orphaned"]
+    assert told["threads"][0]["driver"]["alive"] is False
 
 
 def test_a_journal_that_is_taken_away_ends_the_stream(

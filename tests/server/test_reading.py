@@ -6,6 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import nbformat
+
 import notebook_agents as na
 
 from .agents import MARKUP, add, ask, both, chained, die, fail, look
@@ -233,3 +235,34 @@ def test_the_server_loads_no_langgraph_and_the_package_no_server(
         "assert 'langgraph' not in sys.modules and 'duckdb' not in sys.modules\n"
     )
     assert done.code == 0, done.err  # type: ignore[attr-defined]
+
+
+def test_a_notebook_that_ran_headless_is_told(
+    server: Served, folder: Path, home: Path, where: str
+) -> None:
+    """Its cells are steps, with what is recorded of them."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
+    nbformat.write(notebook, folder / "plain.ipynb")
+    na.run_notebook(folder / "plain.ipynb", journal=home)
+    (row,) = server.ask("threads", journal=where)["threads"]
+    assert row["is_notebook"] and row["notebook"] == f"{folder.name}/plain.ipynb"
+    (step,) = server.ask(f"threads/{named(row['thread'])}/runs/1", journal=where)["steps"]
+    assert step["state"] == "returned" and step["args"] is None
+    found = server.ask(f"threads/{named(row['thread'])}/steps/{step['id']}", journal=where)
+    assert "42" in found["result"]["text"]
+    told = server.ask(f"threads/{named(row['thread'])}/fork", "POST", journal=where, expect=404)
+    assert told["code"] == "unknown_thread"
+
+
+def test_a_plain_graph_is_told(server: Served, journal: na.Journal, where: str) -> None:
+    """A thread of LangGraph alone has no runs, and that is said."""
+    graph = chained(add).compile(checkpointer=na.JournalSaver(journal))
+    graph.invoke({"n": 0}, {"configurable": {"thread_id": "plain"}})
+    (row,) = server.ask("threads", journal=where)["threads"]
+    assert row["agent"] is None and row["run"] == 0
+    assert server.ask("threads/plain", journal=where)["runs"] == []
+    told = server.ask("threads/plain/runs/newest", journal=where, expect=404)
+    assert told["code"] == "unknown_run"
+    stream = server.stream(journal=where, thread="plain")
+    stream.until("threads")
+    stream.close()

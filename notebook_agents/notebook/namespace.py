@@ -1,0 +1,133 @@
+"""What a kernel's cells have made: their variables, their imports, and what they changed around.
+
+IPython keeps more under names of its own in the same namespace; none of that is the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sys
+import types
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from notebook_agents import pickling
+from notebook_agents.errors import ValueNotKeptError
+from notebook_agents.pickling import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_IPYTHONS = re.compile(r"__.*__|_{1,3}|_\d+|_i+|_i\d+|_[oid]h|_exit_code|In|Out")
+_environment: dict[str, str] = {}
+_path: list[str] = []
+
+
+class Namespace(NamedTuple):
+    """A kernel's namespace at a moment.
+
+    Attributes:
+        variables: The user's variables, by name.
+        imports: The modules among them, by the name that they have there.
+    """
+
+    variables: dict[str, Any]
+    imports: dict[str, str]
+
+
+def begin() -> None:
+    """Note how a fresh kernel is, before a cell changes it."""
+    _environment.clear()
+    _environment.update(os.environ)
+    _path[:] = sys.path
+
+
+def shell() -> Any:
+    """Return this kernel's IPython shell; None where there is none."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def now() -> Namespace:
+    """Return what the user has in this kernel."""
+    own = shell()
+    hidden, nothing = own.user_ns_hidden, object()
+    variables: dict[str, Any] = {}
+    imports: dict[str, str] = {}
+    for name, value in list(own.user_ns.items()):
+        if _IPYTHONS.fullmatch(name) or hidden.get(name, nothing) is value:
+            continue
+        if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
+            imports[name] = value.__name__
+        else:
+            variables[name] = value
+    return Namespace(variables, imports)
+
+
+def around(imports: dict[str, str]) -> bytes:
+    """Return, for `go_back`, what a cell can change besides variables, and the imports."""
+    numpy = sys.modules.get("numpy.random")
+    kept = {
+        "folder": os.getcwd(),  # noqa: PTH109 - a string
+        "path": [one for one in sys.path if one not in _path],
+        "environment": dict(_changed(_environment, dict(os.environ))),
+        "extensions": sorted(shell().extension_manager.loaded),
+        "random": random.getstate(),
+        "numpy": None if numpy is None else numpy.get_state(),
+        "imports": imports,
+        "modules": modules.sources(imports.values()),
+    }
+    return pickling.dumps(kept, what="the kernel's surroundings")
+
+
+def _changed(before: dict[str, str], here: dict[str, str]) -> Iterator[tuple[str, str | None]]:
+    for name in sorted(before.keys() | here.keys()):
+        if before.get(name) != here.get(name):
+            yield name, here.get(name)
+
+
+def go_back(data: bytes) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Do again what cells did around their variables, before these are loaded.
+
+    Args:
+        data: What `around` returned; its seal was opened.
+
+    Returns:
+        The imported modules by name; those that could not be imported, with why; what is to be said
+        besides.
+
+    Raises:
+        ValueNotKeptError: The working folder is not there any more.
+    """
+    kept: Any = pickling.loads(data)
+    try:
+        os.chdir(kept["folder"])
+    except OSError as error:
+        raise ValueNotKeptError(f"the folder {kept['folder']} is not there any more") from error
+    sys.path.extend(one for one in kept["path"] if one not in sys.path)
+    for name, value in kept["environment"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    manager = shell().extension_manager
+    for name in kept["extensions"]:
+        if name not in manager.loaded:
+            with suppress(ImportError):  # whoever needs it says so
+                manager.load_extension(name)
+    notes = modules.install(kept["modules"])
+    found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name, module in kept["imports"].items():
+        try:
+            found[name] = import_module(module)
+        except Exception as error:  # noqa: BLE001 - whatever its code raises
+            failed[name] = f"module {module} cannot be imported here ({error!r})"
+    random.setstate(kept["random"])
+    if kept["numpy"] is not None:
+        with suppress(ImportError):
+            import_module("numpy.random").set_state(kept["numpy"])
+    return found, failed, notes

@@ -1,0 +1,424 @@
+"""A kernel's variables, snapshot by snapshot: what changed is recorded, the rest is referred to.
+
+Taking one is done in the kernel's main thread between two cells and costs what it costs to look at
+everything: nothing else tells whether an array was changed in place. Recording it may be done by
+another thread. What changed is copied for that, or, where it is too large, read from the variables
+themselves and compared with what was seen.
+
+A thread of the user's may change a variable while it is taken. Where there are such threads
+everything is taken twice, and kept is what was the same both times: it was so in between.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from notebook_agents import settings
+from notebook_agents.errors import NotebookAgentsError
+from notebook_agents.journal.chunking import Encoder, Stored
+from notebook_agents.journal.copying import hidden
+from notebook_agents.journal.values import unpack
+from notebook_agents.model import Kind
+from notebook_agents.notebook import namespace
+from notebook_agents.pickling import modules, snapshot, versions
+from notebook_agents.pickling.report import RestoreReport
+from notebook_agents.runtime import object_records
+from notebook_agents.runtime.object_records import Table
+from notebook_agents.runtime.plain import PlainCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from notebook_agents.journal import Journal, Record
+    from notebook_agents.pickling.snapshot import Copied, Group
+
+NAME = "variables"
+"""The name of a snapshot of a kernel's variables."""
+_UNINDEXED = 16
+"""Snapshots between two that say where everything is."""
+_SMALL = 4096
+"""Bytes below which a piece is not looked for among those that are recorded."""
+_TOGETHER = 16_000_000
+"""Bytes of pieces that are recorded in one transaction: others wait for it."""
+_ALWAYS_COPIED = 64_000_000
+_SHARE = 4
+"""One part in so many of the free memory may be taken by copies."""
+_MOST_NODES = 200_000
+_TRIES = 3
+_OURS = ("notebook_agents", "ipykernel", "IPython", "zmq", "tornado", "traitlets", "debugpy")
+_UNSETTLED = "another thread changed it while it was taken"
+
+
+class Captured(NamedTuple):
+    """A kernel's variables at a moment, as far as they are to be recorded.
+
+    Attributes:
+        names: Of all variables.
+        groups: What changed since the snapshot before.
+        copies: Pieces of it, by their marks.
+        borrowed: Whether other pieces are still the variables' own.
+        refused: What cannot be kept, by name, with why.
+        unsettled: What is recorded as it was before, since a thread was changing it.
+        around: See `namespace.around`.
+    """
+
+    names: frozenset[str]
+    groups: list[Group]
+    copies: dict[bytes, bytes]
+    borrowed: bool
+    refused: dict[str, str]
+    unsettled: frozenset[str]
+    around: bytes
+
+
+class Snapshots:
+    """The snapshots of one thread, in the kernel whose variables they are.
+
+    Args:
+        journal: The journal.
+        thread: The thread's name.
+
+    Attributes:
+        table: What is recorded.
+    """
+
+    def __init__(self, journal: Journal, thread: str) -> None:
+        self.journal = journal
+        self.thread = thread
+        self.table = Table()
+        self._digests: dict[tuple[str, ...], bytes] = {}
+        self._around = b""
+        self._refused: dict[str, tuple[Any, str]] = {}
+        self._nodes: OrderedDict[bytes, Stored] = OrderedDict()
+        self._generation = journal.generation
+        self._unindexed = _UNINDEXED
+        self._unsettled: set[str] = set()
+        self._writing = threading.Lock()
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def capture(self) -> Captured:
+        """Look at the kernel's variables; return what changed since this was asked last."""
+        now = namespace.now()
+        taken = self._take(now.variables)
+        changed = self._changed(taken)
+        copies, borrowed = self._copied(changed)
+        unsettled: frozenset[str] = frozenset()
+        for left in reversed(range(_TRIES if strangers() else 0)):
+            again = self._take(now.variables)
+            seen = {group.names: group.digest for group in taken.groups}
+            moving = [one for one in again.groups if seen.get(one.names) != one.digest]
+            taken = again
+            if not moving:
+                break
+            changed = [one for one in self._changed(taken) if left or one not in moving]
+            copies, borrowed = self._copied(changed)
+            if not left:
+                unsettled = frozenset(name for one in moving for name in one.names)
+        self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
+        for group in changed:
+            self._digests[group.names] = group.digest
+        known = {group.names for group in taken.groups}
+        for names in self._digests.keys() - known:
+            del self._digests[names]
+        return Captured(
+            names=frozenset(now.variables),
+            groups=changed,
+            copies=copies,
+            borrowed=borrowed,
+            refused=taken.refused,
+            unsettled=unsettled,
+            around=namespace.around(now.imports),
+        )
+
+    def _take(self, variables: Mapping[str, Any]) -> snapshot.Taken:
+        limit = settings.variables_bytes()
+        taken = snapshot.take(
+            variables,
+            _reduce,
+            known=variables.keys(),
+            together=list(self._digests),
+            refused=self._refused,
+            limit=limit,
+        )
+        total = sum(group.size for group in taken.groups)
+        groups = sorted(taken.groups, key=lambda group: group.size)
+        while total > limit:
+            largest = groups.pop()
+            total -= largest.size
+            why = (
+                f"it takes {largest.size / 1e6:.3g} MB, and all variables together may take "
+                f"{limit / 1e6:g} MB ({settings.VARIABLES_VARIABLE})"
+            )
+            taken.refused.update(dict.fromkeys(largest.names, why))
+        return snapshot.Taken(groups, taken.refused)
+
+    def _changed(self, taken: snapshot.Taken) -> list[Group]:
+        return [one for one in taken.groups if self._digests.get(one.names) != one.digest]
+
+    def _copied(self, groups: Iterable[Group]) -> tuple[dict[bytes, bytes], bool]:
+        """Return copies of the pieces that are not recorded, by mark; and whether some are not."""
+        wanted = {
+            mark: piece
+            for group in groups
+            for raw, marks in zip(group.raw, group.marks, strict=True)
+            for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True)
+            if mark not in self._nodes
+        }
+        size = sum(map(len, wanted.values()))
+        if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
+            return {}, True
+        return {mark: bytes(piece) for mark, piece in wanted.items()}, False
+
+    # -- recording ----------------------------------------------------------------------------
+
+    def write(
+        self,
+        captured: Captured,
+        *,
+        columns: dict[str, Any],
+        more: dict[str, Any],
+        always: bool = True,
+        durable: bool = True,
+    ) -> int | None:
+        """Record what was taken, in the order in which it was.
+
+        Args:
+            captured: What `capture` returned.
+            columns: The record's columns: at least its scope and token.
+            more: What the snapshot says besides, plain data.
+            always: Whether there is a record where nothing changed.
+            durable: Whether it has to outlive a power loss.
+
+        Returns:
+            The record's number, or None where nothing had changed.
+
+        Raises:
+            JournalError: It could not be recorded; then the next one has what this one had.
+        """
+        with self._writing:
+            try:
+                return self._write(captured, columns, more, always=always, durable=durable)
+            except BaseException:
+                for group in captured.groups:
+                    self._digests.pop(group.names, None)
+                self._nodes.clear()
+                raise
+
+    def _write(
+        self,
+        captured: Captured,
+        columns: dict[str, Any],
+        more: dict[str, Any],
+        *,
+        always: bool,
+        durable: bool,
+    ) -> int | None:
+        if self.journal.generation != self._generation:  # what nothing referred to is gone
+            self._nodes.clear()
+            self._generation = self.journal.generation
+        scope, columns = columns["scope"], {"thread": self.thread, **columns}
+        del columns["scope"]
+        encoder = Encoder(
+            PlainCodec(),
+            self.journal.chunks(scope),
+            thread=self.thread,
+            scope=scope,
+            token=columns["token"],
+        )
+        unsettled, groups = set(captured.unsettled), []
+        for group in captured.groups:
+            stored = self._stored(encoder, group, captured.copies)
+            if stored is None:
+                self._digests.pop(group.names, None)
+                unsettled.update(group.names)
+            else:
+                groups.append(stored)
+        self._append(encoder, 0)
+        before = self.table
+        refused = captured.refused | {
+            name: _UNSETTLED for name in unsettled if name not in before.entries
+        }
+        refused = {name: why for name, why in refused.items() if before.of(name)[1] != why}
+        gone = sorted((before.entries.keys() | before.refused.keys()) - captured.names)
+        if not (always or groups or refused or gone or captured.around != self._around):
+            return None
+        self._unsettled = unsettled
+        whole = self._unindexed >= _UNINDEXED
+        found, meta = object_records.drafts(
+            self.journal,
+            before,
+            groups,
+            refused=refused,
+            gone=gone,
+            whole=whole,
+            scope=scope,
+            columns=columns,
+            called=NAME,
+            more={**more, "around": captured.around, "unsettled": sorted(unsettled)},
+        )
+        self.journal.append(found, durable=durable)
+        refs = [ref if isinstance(ref, int) else ref.seq for ref in found[-1].refs]
+        before.apply(meta, refs, found[-1].seq)
+        self._around = captured.around
+        self._unindexed = 1 if whole else self._unindexed + 1
+        while len(self._nodes) > _MOST_NODES:
+            self._nodes.popitem(last=False)
+        return found[-1].seq
+
+    def _stored(self, encoder: Encoder, group: Group, copies: dict[bytes, bytes]) -> Copied | None:
+        """Return a group whose pieces are recorded; None if it is not what it was any more."""
+        data = memoryview(group.data)
+        kept = []
+        for raw, marks in zip(
+            (data, *group.raw), (snapshot.marks_of(data), *group.marks), strict=True
+        ):
+            pieces: list[Any] = []
+            for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True):
+                known = self._nodes.get(mark)
+                if known is not None:
+                    self._nodes.move_to_end(mark)
+                    pieces.append(known)
+                    continue
+                copy = copies.pop(mark, None)
+                if copy is None:
+                    copy = bytes(piece)
+                if xxh3_128_digest(copy) != mark:
+                    return None
+                pieces.append(self._piece(encoder, mark, copy))
+            kept.append(pieces)
+        return snapshot.Copied(group.names, kept[0], kept[1:], group.modules, group.digest)
+
+    def _piece(self, encoder: Encoder, mark: bytes, copy: bytes) -> Any:
+        if len(copy) < _SMALL:
+            return copy
+        stored = self._nodes[mark] = Stored(encoder.leaf("b", copy), len(copy))
+        self._append(encoder, _TOGETHER)
+        return stored
+
+    def _append(self, encoder: Encoder, least: int) -> None:
+        """Record the chunks that were made, if they are so many bytes."""
+        if encoder.new and sum(len(draft.plain) for draft in encoder.new) >= least:
+            self.journal.append(encoder.new, durable=False)
+            encoder.new = []
+
+    def missing(self) -> dict[str, str]:
+        """Return the variables that the newest snapshot has not, or not as they were, with why."""
+        return {**dict.fromkeys(sorted(self._unsettled), _UNSETTLED), **self.table.refused}
+
+    # -- restoring ----------------------------------------------------------------------------
+
+    def load(self, seq: int, what: str) -> tuple[dict[str, Any], RestoreReport, dict[str, Any]]:
+        """Do what was done around the variables, and load them, as a snapshot has them.
+
+        Args:
+            seq: Its record's number.
+            what: Names them in the report.
+
+        Returns:
+            The variables by name, what came back, and what the snapshot says besides.
+
+        Raises:
+            NotebookAgentsError: The snapshot itself does not open, or is not of this version.
+        """
+        with self._writing, self.journal.reading():
+            records = [one for one in recorded(self.journal, self.thread) if one.seq <= seq]
+            if not records or records[-1].seq != seq:
+                raise NotebookAgentsError(
+                    f"record {seq} of thread {self.thread!r} is no snapshot of variables that this "
+                    "version can read: run the cells again"
+                )
+            table = object_records.table(self.journal, records)
+            more = said(self.journal, seq)
+            variables, failed, notes = namespace.go_back(more["around"])
+            digests: dict[tuple[str, ...], bytes] = {}
+            for entry in dict.fromkeys(table.entries.values()):
+                try:
+                    kept = object_records.read(self.journal, entry)
+                    notes += [*versions.mismatches(kept.versions), *modules.install(kept.modules)]
+                    found = snapshot.give(kept.data, kept.buffers)
+                except NotebookAgentsError as error:
+                    failed.update(dict.fromkeys(entry.names, str(error)))
+                    continue
+                digests[entry.names] = kept.digest
+                # Interned as names in code are: the next pickle is the same bytes then.
+                variables.update(
+                    {
+                        sys.intern(name): one
+                        for name, one in found.items()
+                        if table.entries.get(name) == entry
+                    }
+                )
+            self.table, self._digests = table, digests
+            self._unindexed = _UNINDEXED  # the next one says what of these is still there
+        report = RestoreReport(
+            what=what,
+            restored=tuple(sorted(variables)),
+            refused=dict(sorted(table.refused.items())),
+            failed=dict(sorted(failed.items())),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+        return variables, report, more
+
+
+def recorded(journal: Journal, thread: str) -> list[Record]:
+    """Return the snapshots of a thread's variables that were not deleted, in order."""
+    gone = hidden(journal.select(thread=thread, kinds=[Kind.DELETION]))
+    found = object_records.snapshots(journal, thread, name=NAME)
+    return [record for record in found if record.seq not in gone]
+
+
+def said(journal: Journal, seq: int) -> dict[str, Any]:
+    """Return what a snapshot says besides, and the names of what changed as `changed`."""
+    _, payload = journal.parts([seq])[seq]
+    meta = unpack(payload)[0]
+    more: dict[str, Any] = meta["more"]
+    changed = {name for names in meta["groups"] for name in names} | set(meta["refused"])
+    return {**more, "changed": sorted(changed), "gone": meta["gone"]}
+
+
+def strangers() -> list[str]:
+    """Return the names of the threads that may run the user's code beside the main thread."""
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and not _is_ours(thread)
+    ]
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    """Whether a thread is one of those that every kernel has."""
+    target = getattr(thread, "_target", None)
+    for of in (target, type(thread)):
+        module = str(getattr(of, "__module__", None) or "")
+        if module.partition(".")[0] in _OURS:
+            return True
+    return False
+
+
+def free_memory() -> int:
+    """Return how many bytes this process may still take, or a careful guess."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        _, _, rest = Path("/proc/meminfo").read_text().partition("MemAvailable:")
+        found.append(int(rest.split()[0]) * 1024)
+    with suppress(OSError, ValueError):  # of a container; it says "max" where there is none
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text())
+        found.append(most - int((group / "memory.current").read_text()))
+    return max(min(found, default=2**30), 0)
+
+
+def _reduce(value: object) -> Any:
+    # Only a kernel that has an agent needs to know how to keep one.
+    if "notebook_agents.graph.agent" not in sys.modules:
+        return None
+    return import_module("notebook_agents.graph.kinds").reduce(value)
