@@ -57,7 +57,7 @@ def test_thousands_are_searched_filtered_and_scrolled(paneled: Callable[..., Lab
     panel.row("conversation 2419").wait_for(state="detached")
     panel.node.get_by_role("radio", name="Needs you").click()
     panel.row("conversation 2421").wait_for(state="detached")
-    assert panel.row("conversation 242").count() == 2  # 242 and 2420
+    assert panel.row("conversation").count() == 1
     panel.shot("2-found")
     panel.node.get_by_role("searchbox", name="Search conversations").fill("nowhere")
     panel.node.get_by_text("No conversation has “nowhere”").wait_for()
@@ -78,7 +78,8 @@ def test_the_list_is_walked_by_keyboard(paneled: Callable[..., Lab]) -> None:
     assert grid.get_attribute("aria-activedescendant") == active.get_attribute("id")
     assert grid.get_attribute("aria-rowcount") == "150"
     tab.page.keyboard.press("End")
-    panel.row("conversation 99").wait_for()
+    oldest = panel.node.get_by_text("conversation 0", exact=True)
+    oldest.wait_for()
     panel.shot("1-end")
     tab.page.keyboard.press("Home")
     tab.page.keyboard.press("Enter")

@@ -94,6 +94,7 @@ export class RunOutput extends Widget implements IRenderMime.IRenderer {
   attach(feed: IFeed): () => void {
     this.unfollow();
     this.fed += 1;
+    this.starved = false;
     this.take(feed.state);
     const view = { update: (news: RunNews) => this.take(news) };
     feed.views.add(view);
@@ -150,8 +151,9 @@ export class RunOutput extends Widget implements IRenderMime.IRenderer {
   private statusChanged(_: ISessionContext, status: string): void {
     if (GONE.includes(status)) {
       this.gone = true;
+      this.starved = true; // its feed ended with its kernel
       this.tell?.("lost");
-      this.follow(); // its feed ended with its kernel
+      this.follow();
     } else if (status === "idle") {
       if (this.gone) {
         this.gone = false;
@@ -162,15 +164,20 @@ export class RunOutput extends Widget implements IRenderMime.IRenderer {
   }
 
   private headsChanged(_: Heads, threads: string[]): void {
-    if (this.state && !this.fed && threads.includes(this.state.thread)) {
+    if (this.state && threads.includes(this.state.thread) && !this.told) {
       this.follow();
     }
+  }
+
+  /** Whether the kernel that drives the run tells what it does. */
+  private get told(): boolean {
+    return this.fed > 0 && !this.starved && this.state !== null && works(this.state);
   }
 
   private followSoon(): void {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
-      if (!this.fed || this.gone) {
+      if (!this.told) {
         this.follow();
       }
     }, FEED_MS);
@@ -205,8 +212,8 @@ export class RunOutput extends Widget implements IRenderMime.IRenderer {
 
   /** Without a server to ask: who said "running" and whose kernel is idle, does not run. */
   private orphaned(): void {
-    const { state, unserved, fed } = this;
-    if (unserved && !fed && state && works(state) && this.kernel?.status === "idle") {
+    const { state, unserved, told } = this;
+    if (unserved && !told && state && works(state) && this.kernel?.status === "idle") {
       this.tell?.("lost");
       this.tell?.("ready");
     }
@@ -226,6 +233,7 @@ export class RunOutput extends Widget implements IRenderMime.IRenderer {
   private following: Follow | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private fed = 0;
+  private starved = false;
   private gone = false;
   private unserved = false;
 }

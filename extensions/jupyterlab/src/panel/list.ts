@@ -116,7 +116,8 @@ export class ListView {
     }
   }
 
-  private goTo(place: number): void {
+  private async goTo(place: number): Promise<void> {
+    await this.list.reach(place).catch(this.failed);
     const to = Math.max(0, Math.min(place, this.list.rows.length - 1));
     const thread = this.list.rows[to];
     if (!thread) {
@@ -143,14 +144,14 @@ export class ListView {
       ArrowDown: place + 1,
       ArrowUp: place - 1,
       Home: 0,
-      End: rows.length - 1,
+      End: Math.max(rows.length, this.list.total) - 1,
       PageDown: place + page,
       PageUp: place - page
     };
     const thread = rows[place];
     const offer = thread && offered(thread);
     if (event.key in moves) {
-      this.goTo(moves[event.key]);
+      void this.goTo(moves[event.key]);
     } else if (!thread) {
       return;
     } else if (event.key === "Enter" || event.key === " ") {
