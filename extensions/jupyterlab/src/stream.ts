@@ -1,5 +1,8 @@
 /** Server-sent events over fetch: EventSource cannot carry Jupyter's token. */
 
+/** The server says at least every 15 s that it is there. */
+const SILENCE_MS = 40_000;
+
 export interface IEvent {
   name: string;
   data: string;
@@ -57,14 +60,28 @@ export class Stream {
     this.open = open;
     this.listener = listener;
     document.addEventListener("visibilitychange", this.visible);
+    window.addEventListener("offline", this.cut);
+    window.addEventListener("online", this.back);
     void this.run();
   }
 
   close(): void {
     this.closed = true;
     document.removeEventListener("visibilitychange", this.visible);
+    window.removeEventListener("offline", this.cut);
+    window.removeEventListener("online", this.back);
+    clearTimeout(this.silence);
     this.abort?.abort();
     this.wake?.();
+  }
+
+  /** A connection that says nothing any more, not even that it is there, is none. */
+  private readonly cut = (): void => this.abort?.abort();
+  private readonly back = (): void => this.wake?.();
+
+  private heard(): void {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(this.cut, SILENCE_MS);
   }
 
   private readonly visible = (): void => {
@@ -106,6 +123,7 @@ export class Stream {
     const decoder = new TextDecoder();
     const parser = new EventParser();
     for (;;) {
+      this.heard();
       const { done, value } = await reader.read();
       if (done) {
         return;
@@ -131,6 +149,7 @@ export class Stream {
   private readonly open: (signal: AbortSignal) => Promise<Response>;
   private readonly listener: IListener;
   private closed = false;
+  private silence: ReturnType<typeof setTimeout> | undefined;
   private abort: AbortController | null = null;
   private wake: (() => void) | null = null;
 }

@@ -12,10 +12,13 @@ export class ListView {
   /**
    * @param list - What is shown.
    * @param on - Is called with what a person wants done.
+   * @param search - Is called where a person wants to search.
+   * @param failed - Is told why no more is loaded.
    */
   constructor(
     private readonly list: ListModel,
     private readonly on: (thread: IThread, action: RowAction | "delete") => void,
+    private readonly search: () => void,
     private readonly failed: (error: unknown) => void
   ) {
     this.node = node("div", "na-scroller");
@@ -85,7 +88,7 @@ export class ListView {
       this.mark(row.element, thread !== null && thread.thread === this.active);
     }
     this.spare.splice(AROUND).forEach(row => row.element.remove());
-    this.spare.forEach(row => (row.element.style.top = "-1000px"));
+    this.spare.forEach(row => (row.element.hidden = true));
     if (last >= rows.length && rows.length < total) {
       void this.list.reach(last).catch(this.failed);
     }
@@ -150,7 +153,9 @@ export class ListView {
     };
     const thread = rows[place];
     const offer = thread && offered(thread);
-    if (event.key in moves) {
+    if (event.key === "/") {
+      this.search();
+    } else if (event.key in moves) {
       void this.goTo(moves[event.key]);
     } else if (!thread) {
       return;

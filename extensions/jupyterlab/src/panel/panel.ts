@@ -46,6 +46,7 @@ export class AgentsPanel extends Widget {
           void this.act(thread, action);
         }
       },
+      () => this.filters.focus(),
       error => this.say(sentence(error), true)
     );
     this.said = node("p", "na-said");

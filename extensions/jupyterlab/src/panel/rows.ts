@@ -63,6 +63,7 @@ export function makeRow(id: string, on: (thread: IThread, action: RowAction) => 
   bottom.append(word, more, act);
   element.append(top, bottom);
   const fill = (thread: IThread | null, place: number, now: number, busy: boolean): void => {
+    element.hidden = false;
     element.style.top = `${place * ROW}px`;
     element.setAttribute("aria-rowindex", String(place + 1));
     element.classList.toggle("na-loading", thread === null);
