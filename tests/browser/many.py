@@ -137,6 +137,7 @@ def _steps(tab: Lab) -> list[float]:
     """Return the ms from each step's beginning, as its node notes it, to its row."""
     panel, desk = Panel(tab), Desk(tab)
     panel.show()
+    panel.node.get_by_role("radio", name="All").click()
     desk.begin()
     panel.enter("ticks", "running")
     times = tab.page.evaluate(

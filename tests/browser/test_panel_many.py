@@ -84,7 +84,8 @@ def test_the_list_is_walked_by_keyboard(paneled: Callable[..., Lab]) -> None:
     tab.page.keyboard.press("Home")
     tab.page.keyboard.press("Enter")
     panel.open.get_by_role("heading", name="conversation 149").wait_for()
-    panel.open.get_by_text("key").first.wait_for()  # it was sealed with another person's
+    panel.open.get_by_text("The key is not here").wait_for()  # it was sealed with another one's
+    panel.open.get_by_text("notebook-agents key import").wait_for()
     panel.shot("2-key-missing")
     tab.page.keyboard.press("Escape")
     panel.row("conversation 149").wait_for()

@@ -83,8 +83,5 @@ export function liveness(
   if (status === "orphaned") {
     return `kernel gone, ${safe}`;
   }
-  if (status === "in_doubt" || status === "waiting") {
-    return driver?.alive ? "" : `${safe}; nothing runs meanwhile`;
-  }
   return "";
 }

@@ -153,8 +153,8 @@ export class Conversation {
     }
     this.node.querySelector(".na-closed")?.remove();
     if (closed) {
-      const text = `${closed} Names, times and statuses can be read without it.`;
-      const said = node("p", "na-closed", text);
+      const text = "The key is not here: names, times and statuses can be read, contents cannot.";
+      const said = node("p", "na-closed", runs.length ? text : closed); // a run says more of it
       said.setAttribute("role", "status");
       this.top.append(said);
     }
