@@ -8,7 +8,7 @@ between a step's intent and its row in the panel.
 
 from __future__ import annotations
 
-import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -74,13 +74,14 @@ def main() -> None:
         server = Server(Path(folder), extension=True)
         try:
             server.wait()
+            os.environ["JUPYTER_DATA_DIR"] = str(Path(folder, "jupyter_data_dir"))  # its key, too
             fill(server.root / ".notebook_agents", MANY)
             with opened_browser() as browser:
                 page = browser.new_page(viewport={"width": 1200, "height": 900})
                 server.write("notebook.ipynb", [TICKS, "agent.run({'said': ''}, thread='ticks')"])
                 tab = Lab(server, page, "notebook.ipynb", Path("bench-out", "screens", "many"))
                 _say("click to rows", [_rows(page) for _ in range(ROUNDS)])
-                _say("click on a filter to rows", [_filtered(page) for _ in range(ROUNDS)])
+                _say("click on a filter to its rows, asked of the server", [_filtered(page) for _ in range(ROUNDS)])
                 _say("intent to its row", _steps(tab))
         finally:
             server.close()
@@ -101,8 +102,8 @@ def _rows(page: Page) -> float:
 
 def _filtered(page: Page) -> float:
     page.locator(".na-chip").first.click()
-    page.locator(".na-row", has_text="succeeded").first.wait_for()
-    return _until(page, ".na-chip.na-calls", ".na-row .na-word.na-doubt")
+    page.locator(f".na-canvas[aria-rowcount='{MANY}']").wait_for()
+    return _until(page, ".na-chip.na-calls", f".na-canvas[aria-rowcount='{MANY // 10}']")
 
 
 def _until(page: Page, click: str, shown: str) -> float:
@@ -156,7 +157,7 @@ def _steps(tab: Lab) -> list[float]:
         }"""
     )
     begun = [float(said) * 1e3 for said in desk.effects()]
-    seen = {int(number): at for number, at in json.loads(json.dumps(times)).items()}
+    seen = {int(number): at for number, at in times.items()}
     return [seen[n] - at for n, at in enumerate(begun, 1) if n in seen and n > min(seen)]
 
 
