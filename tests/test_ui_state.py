@@ -151,7 +151,7 @@ def test_folding_counts_tokens_for_the_step_and_those_around_it() -> None:
     folding.take(event("node", "intended"), START)
     for name in ("one", "two"):
         inner = event(name, "intended")
-        folding.take(replace(inner, parent="node"), START)
+        folding.take(inner._replace(parent="node"), START)
         folding.take(event(name, "returned", usage=spent), START)
     said = folding.delta()
     assert said["usage"] == {"tokens": 14, "cost": 1.0}

@@ -9,19 +9,23 @@ import os
 import random
 import re
 import sys
+import threading
 import types
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_agents import pickling
-from notebook_agents.errors import ValueNotKeptError
 from notebook_agents.pickling import modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _IPYTHONS = re.compile(r"__.*__|_{1,3}|_\d+|_i+|_i\d+|_[oid]h|_exit_code|In|Out")
+FOLDER = "the working folder"
+"""Stands for a variable's name where that is what does not come back."""
+_GIVEN = re.compile(r"_{1,3}|_i{1,3}|_[oid]h|In|Out")
+_loading = threading.Lock()
 _environment: dict[str, str] = {}
 _path: list[str] = []
 
@@ -32,10 +36,25 @@ class Namespace(NamedTuple):
     Attributes:
         variables: The user's variables, by name.
         imports: The modules among them, by the name that they have there.
+        given: Names that every kernel has from the start.
     """
 
     variables: dict[str, Any]
     imports: dict[str, str]
+    given: frozenset[str]
+
+
+def loading() -> bool:
+    """Whether extensions are loaded only since they were loaded before."""
+    return _loading.locked()
+
+
+def _load(extensions: list[str]) -> None:
+    manager = shell().extension_manager
+    for name in extensions:
+        if name not in manager.loaded:
+            with suppress(ImportError):  # whoever needs it says so
+                manager.load_extension(name)
 
 
 def begin() -> None:
@@ -57,21 +76,40 @@ def now() -> Namespace:
     hidden, nothing = own.user_ns_hidden, object()
     variables: dict[str, Any] = {}
     imports: dict[str, str] = {}
+    given: set[str] = set()
     for name, value in list(own.user_ns.items()):
-        if _IPYTHONS.fullmatch(name) or hidden.get(name, nothing) is value:
+        if not _can_be_one(name):
             continue
-        if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
+        if hidden.get(name, nothing) is value or _GIVEN.fullmatch(name):
+            given.add(name)
+        elif _IPYTHONS.fullmatch(name):
+            continue
+        # Of its type: what an object says of its class is its own code.
+        elif issubclass(type(value), types.ModuleType) and _is_imported(value):
             imports[name] = value.__name__
         else:
             variables[name] = value
-    return Namespace(variables, imports)
+    return Namespace(variables, imports, frozenset(given))
+
+
+def _can_be_one(name: object) -> bool:
+    """Whether a key of the namespace is a variable's name; code can put anything there."""
+    return type(name) is str and name.isprintable()  # else it has no UTF-8, or breaks lines
+
+
+def _is_imported(module: types.ModuleType) -> bool:
+    name = vars(module).get("__name__")
+    return type(name) is str and sys.modules.get(name) is module
 
 
 def around(imports: dict[str, str]) -> bytes:
     """Return, for `go_back`, what a cell can change besides variables, and the imports."""
     numpy = sys.modules.get("numpy.random")
+    folder = None
+    with suppress(OSError):  # it was removed
+        folder = os.getcwd()  # noqa: PTH109 - a string
     kept = {
-        "folder": os.getcwd(),  # noqa: PTH109 - a string
+        "folder": folder,
         "path": [one for one in sys.path if one not in _path],
         "environment": dict(_changed(_environment, dict(os.environ))),
         "extensions": sorted(shell().extension_manager.loaded),
@@ -98,29 +136,23 @@ def go_back(data: bytes) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     Returns:
         The imported modules by name; those that could not be imported, with why; what is to be said
         besides.
-
-    Raises:
-        ValueNotKeptError: The working folder is not there any more.
     """
     kept: Any = pickling.loads(data)
+    failed: dict[str, str] = {}
     try:
-        os.chdir(kept["folder"])
+        os.chdir(kept["folder"] or ".")
     except OSError as error:
-        raise ValueNotKeptError(f"the folder {kept['folder']} is not there any more") from error
+        failed[FOLDER] = f"{kept['folder']} is not there any more ({error.strerror})"
     sys.path.extend(one for one in kept["path"] if one not in sys.path)
     for name, value in kept["environment"].items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    manager = shell().extension_manager
-    for name in kept["extensions"]:
-        if name not in manager.loaded:
-            with suppress(ImportError):  # whoever needs it says so
-                manager.load_extension(name)
+    with _loading:
+        _load(kept["extensions"])
     notes = modules.install(kept["modules"])
     found: dict[str, Any] = {}
-    failed: dict[str, str] = {}
     for name, module in kept["imports"].items():
         try:
             found[name] = import_module(module)

@@ -35,7 +35,7 @@ from notebook_agents.runtime.object_records import Table
 from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.pickling.snapshot import Copied, Group
@@ -53,7 +53,9 @@ _SHARE = 4
 """One part in so many of the free memory may be taken by copies."""
 _MOST_NODES = 200_000
 _TRIES = 3
-_OURS = ("notebook_agents", "ipykernel", "IPython", "zmq", "tornado", "traitlets", "debugpy")
+_OURS = ("notebook_agents", "ipykernel", "IPython", "zmq", "debugpy")
+_RUN_CODE = ("ipykernel.subshell", "notebook_agents.graph")
+"""Of these, those that run the user's code: cells in subshells, nodes of agents."""
 _UNSETTLED = "another thread changed it while it was taken"
 
 
@@ -68,6 +70,7 @@ class Captured(NamedTuple):
         refused: What cannot be kept, by name, with why.
         unsettled: What is recorded as it was before, since a thread was changing it.
         around: See `namespace.around`.
+        since: Stands for the snapshots before, which it builds on.
     """
 
     names: frozenset[str]
@@ -77,6 +80,7 @@ class Captured(NamedTuple):
     refused: dict[str, str]
     unsettled: frozenset[str]
     around: bytes
+    since: object
 
 
 class Snapshots:
@@ -102,49 +106,65 @@ class Snapshots:
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
         self._writing = threading.Lock()
+        self._since = object()
 
     # -- taking -------------------------------------------------------------------------------
 
     def capture(self) -> Captured:
-        """Look at the kernel's variables; return what changed since this was asked last."""
-        now = namespace.now()
-        taken = self._take(now.variables)
+        """Look at the kernel's variables; return what changed since this was asked last.
+
+        Whoever does not have it recorded, for whatever reason, calls `forget`.
+        """
+        since, now = self._since, namespace.now()
+        if self._writing.acquire(blocking=False):  # else the one that is written sees to it
+            self._look_again()
+            self._writing.release()
+        taken = self._take(now)
         changed = self._changed(taken)
         copies, borrowed = self._copied(changed)
         unsettled: frozenset[str] = frozenset()
         for left in reversed(range(_TRIES if strangers() else 0)):
-            again = self._take(now.variables)
+            again = self._take(now)
             seen = {group.names: group.digest for group in taken.groups}
             moving = [one for one in again.groups if seen.get(one.names) != one.digest]
             taken = again
             if not moving:
                 break
-            changed = [one for one in self._changed(taken) if left or one not in moving]
-            copies, borrowed = self._copied(changed)
             if not left:
                 unsettled = frozenset(name for one in moving for name in one.names)
+            changed = [one for one in self._changed(taken) if unsettled.isdisjoint(one.names)]
+            copies, borrowed = self._copied(changed)
         self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
         for group in changed:
             self._digests[group.names] = group.digest
         known = {group.names for group in taken.groups}
         for names in self._digests.keys() - known:
-            del self._digests[names]
+            self._digests.pop(names, None)
         return Captured(
             names=frozenset(now.variables),
-            groups=changed,
+            # Who holds on to an array's buffer keeps it from being resized, and from being freed.
+            groups=changed if borrowed else [one._replace(raw=[]) for one in changed],
             copies=copies,
             borrowed=borrowed,
             refused=taken.refused,
             unsettled=unsettled,
             around=namespace.around(now.imports),
+            since=since,
         )
 
-    def _take(self, variables: Mapping[str, Any]) -> snapshot.Taken:
+    def forget(self) -> None:
+        """Have the next snapshot say of everything what it is: what one has was not recorded.
+
+        Those that were taken meanwhile, as what changed since that one, are refused.
+        """
+        self._digests, self._since = {}, object()
+
+    def _take(self, now: namespace.Namespace) -> snapshot.Taken:
         limit = settings.variables_bytes()
         taken = snapshot.take(
-            variables,
+            now.variables,
             _reduce,
-            known=variables.keys(),
+            known=now.variables.keys() | now.given,
             together=list(self._digests),
             refused=self._refused,
             limit=limit,
@@ -203,13 +223,18 @@ class Snapshots:
 
         Raises:
             JournalError: It could not be recorded; then the next one has what this one had.
+            NotebookAgentsError: One that it builds on was not; the same holds.
         """
         with self._writing:
             try:
+                if captured.since is not self._since:
+                    raise NotebookAgentsError(
+                        "the snapshot before it was not recorded, and it has only what changed "
+                        "since: the next one has all"
+                    )
                 return self._write(captured, columns, more, always=always, durable=durable)
             except BaseException:
-                for group in captured.groups:
-                    self._digests.pop(group.names, None)
+                self.forget()
                 self._nodes.clear()
                 raise
 
@@ -222,9 +247,11 @@ class Snapshots:
         always: bool,
         durable: bool,
     ) -> int | None:
-        if self.journal.generation != self._generation:  # what nothing referred to is gone
-            self._nodes.clear()
-            self._generation = self.journal.generation
+        if self._look_again() and not captured.borrowed:
+            raise NotebookAgentsError(
+                "the journal was compacted meanwhile, and some of what it refers to may be gone: "
+                "the next snapshot has all"
+            )
         scope, columns = columns["scope"], {"thread": self.thread, **columns}
         del columns["scope"]
         encoder = Encoder(
@@ -238,7 +265,7 @@ class Snapshots:
         for group in captured.groups:
             stored = self._stored(encoder, group, captured.copies)
             if stored is None:
-                self._digests.pop(group.names, None)
+                self.forget()
                 unsettled.update(group.names)
             else:
                 groups.append(stored)
@@ -277,27 +304,34 @@ class Snapshots:
     def _stored(self, encoder: Encoder, group: Group, copies: dict[bytes, bytes]) -> Copied | None:
         """Return a group whose pieces are recorded; None if it is not what it was any more."""
         data = memoryview(group.data)
-        kept = []
-        for raw, marks in zip(
-            (data, *group.raw), (snapshot.marks_of(data), *group.marks), strict=True
-        ):
+        kept = [
+            [
+                self._piece(encoder, mark, bytes(piece))
+                for mark, piece in zip(
+                    snapshot.marks_of(data), snapshot.pieces_of(data), strict=True
+                )
+            ]
+        ]
+        for place, marks in enumerate(group.marks):
+            own = iter(snapshot.pieces_of(group.raw[place])) if group.raw else None
             pieces: list[Any] = []
-            for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True):
-                known = self._nodes.get(mark)
-                if known is not None:
-                    self._nodes.move_to_end(mark)
-                    pieces.append(known)
-                    continue
-                copy = copies.pop(mark, None)
-                if copy is None:
-                    copy = bytes(piece)
-                if xxh3_128_digest(copy) != mark:
-                    return None
+            for mark in marks:
+                piece = None if own is None else next(own)
+                copy = None
+                if mark not in self._nodes:
+                    copy = copies.get(mark) if piece is None else bytes(piece)
+                    if copy is None or xxh3_128_digest(copy) != mark:
+                        return None
                 pieces.append(self._piece(encoder, mark, copy))
             kept.append(pieces)
         return snapshot.Copied(group.names, kept[0], kept[1:], group.modules, group.digest)
 
-    def _piece(self, encoder: Encoder, mark: bytes, copy: bytes) -> Any:
+    def _piece(self, encoder: Encoder, mark: bytes, copy: bytes | None) -> Any:
+        """Return what stands for a piece; it is recorded already where there is no copy."""
+        if mark in self._nodes:
+            self._nodes.move_to_end(mark)
+            return self._nodes[mark]
+        assert copy is not None
         if len(copy) < _SMALL:
             return copy
         stored = self._nodes[mark] = Stored(encoder.leaf("b", copy), len(copy))
@@ -309,6 +343,17 @@ class Snapshots:
         if encoder.new and sum(len(draft.plain) for draft in encoder.new) >= least:
             self.journal.append(encoder.new, durable=False)
             encoder.new = []
+
+    def _look_again(self) -> bool:
+        """Have what is known by number forgotten after a compaction; return whether there was one.
+
+        What nothing referred to is gone.
+        """
+        now = self.journal.generation
+        changed, self._generation = now != self._generation, now
+        if changed:
+            self._nodes.clear()
+        return changed
 
     def missing(self) -> dict[str, str]:
         """Return the variables that the newest snapshot has not, or not as they were, with why."""
@@ -357,7 +402,8 @@ class Snapshots:
                         if table.entries.get(name) == entry
                     }
                 )
-            self.table, self._digests = table, digests
+            self.table, self._digests, self._since = table, digests, object()
+            self._refused, self._unsettled = {}, set()
             self._unindexed = _UNINDEXED  # the next one says what of these is still there
         report = RestoreReport(
             what=what,
@@ -386,11 +432,12 @@ def said(journal: Journal, seq: int) -> dict[str, Any]:
 
 
 def strangers() -> list[str]:
-    """Return the names of the threads that may run the user's code beside the main thread."""
+    """Return the names of the threads that may run the user's code beside this one."""
+    main, here = threading.main_thread(), threading.current_thread()
     return [
         thread.name
         for thread in threading.enumerate()
-        if thread is not threading.main_thread() and not _is_ours(thread)
+        if thread is not here and (thread is main or not _is_ours(thread))
     ]
 
 
@@ -399,6 +446,8 @@ def _is_ours(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
     for of in (target, type(thread)):
         module = str(getattr(of, "__module__", None) or "")
+        if module.startswith(_RUN_CODE):
+            return False
         if module.partition(".")[0] in _OURS:
             return True
     return False

@@ -85,10 +85,10 @@ def _source(module: types.ModuleType) -> str | None:
     file = str(getattr(module, "__file__", None) or "")
     if module.__name__ == "__main__" or not file.endswith(".py"):
         return None
-    path = Path(file).resolve()
-    if not path.is_relative_to(Path.cwd().resolve()) or _is_installed(path):
-        return None
     with suppress(OSError, UnicodeDecodeError):
+        path = Path(file).resolve()
+        if not path.is_relative_to(Path.cwd().resolve()) or _is_installed(path):
+            return None
         if path.stat().st_size <= _LARGEST:
             return path.read_text(encoding="utf-8")
     return None

@@ -555,9 +555,8 @@ class RunDriver:
     def tell(self, step: StepState, what: What, **more: Any) -> None:
         """Tell observers."""
         if watched():
-            of: Any = {"thread": self.thread, "run": self.number, "step": step.id}
-            of |= {"name": step.name, "parent": step.parent, "attempt": step.attempts}
-            tell(StepEvent(**of, what=what, **more))
+            of = (self.thread, self.number, step.id, step.name, step.parent, step.attempts)
+            tell(StepEvent(*of, what, **more))
 
     def _unanswered(self, attempt: Attempt) -> list[Draft]:
         """Return the ends of the model calls inside an attempt that ends now.

@@ -1,8 +1,8 @@
 """A run as people read it: text for a terminal, static HTML for a cell, one sentence for the end.
 
 Everything here is computed from a `RunView` alone: no journal, no clock, no script in the page.
-The view becomes `_Row`s once (the tree, what is folded away, why a step ran again); the text and
-the HTML only lay the same rows out.
+The view becomes a `Page` once (the tree, what is folded away, why a step ran again); the text and
+the HTML only lay it out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from notebook_agents.model import Outcome, RunStatus, Said, Usage
 from notebook_agents.runtime.advice import advice, undecided
+from notebook_agents.runtime.style import STYLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,16 @@ class _Row:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """What text and HTML both say of a run: whoever wants both computes it once, by `page_of`."""
+
+    facts: str
+    told: str
+    tokens: bool
+    rows: tuple[_Row, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Folded:
     """Steps that one line stands for."""
@@ -152,9 +163,21 @@ def summary(view: RunView) -> str:
     return f"{returned} of {_count(len(view.steps), 'step')} returned"
 
 
+def page_of(view: RunView) -> Page:
+    """Return what text and HTML both say of a run."""
+    usage = view.usage
+    return Page(
+        facts=_facts(view, usage),
+        told=told(view),
+        tokens=bool(usage),
+        rows=tuple(_rows(view)),
+    )
+
+
 def to_text(
     view: RunView,
     *,
+    page: Page | None = None,
     width: int = 80,
     color: bool = False,
     resume: str | None = None,
@@ -164,6 +187,7 @@ def to_text(
 
     Args:
         view: The run.
+        page: Its page, where that is known.
         width: Columns of the terminal.
         color: Whether to write ANSI colours; a state's word and glyph say the same without.
         resume: The command line that resumes the run; None: the call of `na.resume`.
@@ -188,26 +212,27 @@ def to_text(
         markup=False,
     )
     look = _STATUSES[view.status]
+    page = page or page_of(view)
     title = Text(_title(view), style="bold").append(" · ").append(str(look), _COLORS[look.tone])
-    console.print(title, Text(_facts(view), style="dim"), Text(told(view)), sep="\n")
+    lines: list[Text | Padding] = [title, Text(page.facts, style="dim"), Text(page.told)]
     if view.error is not None:
-        console.print(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
+        lines.append(Text(f"error: {clean(view.error)}", style=_COLORS["bad"]))
     if (todo := advice(view, resume=resume, resolve=resolve)) is not None:
-        console.print(Text(f"next: {todo[0]}:"))
-        # On a line of its own, so that it can be copied.
-        console.print(Padding(Text(todo[1]), (0, 0, 0, 2), expand=False))
+        # The call is on a line of its own, so that it can be copied.
+        call = Padding(Text(todo[1]), (0, 0, 0, 2), expand=False)
+        lines += [Text(f"next: {todo[0]}:"), call]
     if view.steps:
         room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
         heading = _Row(
             depth=0, look=None, name="step", attempts="attempts", tokens="tokens", time="time"
         )
-        console.print()
-        console.print(_text_line("state", heading, room, tokens=bool(view.usage)))
-    for row in _rows(view):
-        console.print(_text_line(str(row.look or ""), row, room, tokens=bool(view.usage)))
+        lines += [Text(), _text_line("state", heading, room, tokens=page.tokens)]
+    for row in page.rows:
+        lines.append(_text_line(str(row.look or ""), row, room, tokens=page.tokens))
+        left = _STATE_CELLS + 2 * row.depth + 2
         for note in row.notes:
-            left = _STATE_CELLS + 2 * row.depth + 2
-            console.print(Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False))
+            lines.append(Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False))
+    console.print(*lines, sep="\n")  # one call: each looks at the terminal anew
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 
@@ -224,29 +249,30 @@ def _text_line(state: str, row: _Row, room: int, *, tokens: bool) -> Text:
     return line
 
 
-def to_html(view: RunView) -> str:
+def to_html(view: RunView, *, page: Page | None = None) -> str:
     """Return the run as a static piece of HTML: no script, every value escaped.
 
     It reads well where the style is stripped too (GitHub): the tree is spelled out in characters,
     and every state is a word.
     """
     look = _STATUSES[view.status]
+    page = page or page_of(view)
     head = [
         f'<p class="na-title"><strong>{escape(_title(view))}</strong> {_badge(look)}</p>',
-        f'<p class="na-facts">{escape(_facts(view))}</p>',
-        f"<p>{escape(told(view))}</p>",
+        f'<p class="na-facts">{escape(page.facts)}</p>',
+        f"<p>{escape(page.told)}</p>",
     ]
     if view.error is not None:
         head.append(f'<p class="na-error"><code>{escape(clean(view.error))}</code></p>')
     if (todo := advice(view)) is not None:
         what, call = (escape(part) for part in todo)
         head.append(f'<p class="na-next"><strong>Next:</strong> {what}: <code>{call}</code></p>')
-    tokens = bool(view.usage)
-    body = "".join(_html_row(row, tokens=tokens) for row in _rows(view))
+    tokens = page.tokens
+    body = "".join(_html_row(row, tokens=tokens) for row in page.rows)
     names = ("state", "step", "attempts", *(("tokens",) if tokens else ()), "time", "")
     heads = "".join(f"<th>{name}</th>" for name in names)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if body else ""
-    return f'<div class="na-timeline"><style>{_STYLE}</style>{"".join(head)}{table}</div>'
+    return f'<div class="na-timeline"><style>{STYLE}</style>{"".join(head)}{table}</div>'
 
 
 def _html_row(row: _Row, *, tokens: bool) -> str:
@@ -279,7 +305,6 @@ def _rows(view: RunView) -> Iterator[_Row]:
     for step in view.steps:
         children.setdefault(step.parent if step.parent in known else None, []).append(step)
     loud = _loud(view, children)
-    notes = {step.id: _notes(step, view) for step in view.steps}
     keys = undecided(view)
 
     def below(parent: str | None, depth: int) -> Iterator[_Row]:
@@ -287,8 +312,11 @@ def _rows(view: RunView) -> Iterator[_Row]:
             if isinstance(item, _Folded):
                 yield _folded_row(item.steps, view, depth)
             else:
-                inner = {note for child in children.get(item.id, ()) for note in notes[child.id]}
-                own = [note for note in notes[item.id] if note not in inner]
+                own = list(_notes(item, view))
+                if own:
+                    inside = (_notes(child, view) for child in children.get(item.id, ()))
+                    inner = set(chain.from_iterable(inside))
+                    own = [note for note in own if note not in inner]
                 if item.id in keys:
                     own.append(f"its idempotency key is {clean(item.key)}")
                 yield _step_row(item, view, depth, tuple(own))
@@ -302,10 +330,13 @@ def _loud(view: RunView, children: Mapping[str | None, Sequence[Step]]) -> dict[
     loud: dict[str, bool] = {}
 
     def visit(step: Step) -> None:
-        for child in children.get(step.id, ()):
+        inside = children.get(step.id, ())
+        for child in inside:
             visit(child)
+        below = [loud[child.id] for child in inside if child.id in loud]
+        if returned_at_once(step) and not below:
+            return
         outcome = outcome_in(step, view)
-        below = [loud[child.id] for child in children.get(step.id, ()) if child.id in loud]
         if tries(step) > 1 or below or outcome not in (Outcome.RETURNED, Outcome.RUNNING):
             loud[step.id] = outcome is Outcome.FAILED or any(below)
 
@@ -360,13 +391,14 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
 
 
 def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
-    names = sorted({clean(step.name) for step in steps})
+    names = sorted({clean(name) for name in {step.name for step in steps}})
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    words = Counter(_OUTCOMES[outcome_in(step, view)].word for step in steps)
+    outcomes = Counter(str(outcome_in(step, view)) for step in steps).most_common()
+    words = [(_OUTCOMES[Outcome(outcome)].word, count) for outcome, count in outcomes]
     if len(words) == 1:
-        said = next(iter(words))
+        said = words[0][0]
     else:
-        said = ", ".join(f"{count} {word}" for word, count in words.most_common())
+        said = ", ".join(f"{count} {word}" for word, count in words)
     replayed = sum(step.replayed for step in steps)
     again = sum(tries(step) > 1 for step in steps)
     if again:
@@ -388,6 +420,8 @@ def _tokens(usage: Usage) -> str:
 
 def _notes(step: Step, view: RunView) -> tuple[str, ...]:
     """Say why the step ran again, and how it stands where it has not returned."""
+    if returned_at_once(step) and not step.decisions and not view.interrupts:
+        return ()
     said = [why_again(attempt) for attempt in step.attempts[:-1]]
     last = step.attempts[-1]
     outcome = outcome_in(step, view)
@@ -413,6 +447,8 @@ def _notes(step: Step, view: RunView) -> tuple[str, ...]:
 
 def tries(step: Step) -> int:
     """Return how often the step was tried: what asked a person and what went on are one try."""
+    if len(step.attempts) == 1:
+        return 1
     asked = sum(attempt.outcome is Outcome.SUSPENDED for attempt in step.attempts[:-1])
     return len(step.attempts) - asked
 
@@ -450,6 +486,11 @@ def _decision(decision: Decision) -> str:
     return f"{what} {clean(decision.user)} on {clean(decision.host)} at {at}"
 
 
+def returned_at_once(step: Step) -> bool:
+    """Whether a step's only attempt returned: so it is with nearly all."""
+    return len(step.attempts) == 1 and step.attempts[0].outcome is Outcome.RETURNED
+
+
 def outcome_in(step: Step, view: RunView) -> Outcome:
     """Return how the step stands; in a run that nobody drives, no step is running."""
     outcome = step.outcome
@@ -462,12 +503,12 @@ def _title(view: RunView) -> str:
     return f"{clean(view.agent)} · thread {clean(view.thread)} · run {view.number}"
 
 
-def _facts(view: RunView) -> str:
+def _facts(view: RunView, usage: Usage) -> str:
     facts = [_count(view.sessions, "process", "processes")]
     last = _last_known(view)
     total = duration((last - view.started).total_seconds())
     facts.append(f"{total} so far" if view.status is RunStatus.RUNNING else total)
-    facts += _spent(view.usage)
+    facts += _spent(usage)
     facts.append(f"started {view.started.astimezone():%Y-%m-%d %H:%M:%S %Z}")
     return " · ".join(facts)
 
@@ -491,7 +532,8 @@ def _doubtful(view: RunView) -> list[Step]:
     doubtful = [
         step
         for step in view.steps
-        if step.was_in_doubt or outcome_in(step, view) is Outcome.UNCERTAIN
+        if not returned_at_once(step)
+        and (step.was_in_doubt or outcome_in(step, view) is Outcome.UNCERTAIN)
     ]
     enclosing = {step.parent for step in doubtful}
     return [step for step in doubtful if step.id not in enclosing]
@@ -522,44 +564,7 @@ def _shorten(message: str) -> str:
 
 def clean(text: str) -> str:
     """Return `text` on one line and without what a terminal would obey."""
-    plain = _ANSI.sub("", text)
-    return " ".join("".join(char if char.isprintable() else " " for char in plain).split())
-
-
-# The ground and the ink come from the same source, JupyterLab's theme or our fall-backs, so that
-# neither is ever read against the other's; the class is doubled to outweigh JupyterLab's tables.
-_STYLE = """
-.na-timeline{--na-ground:var(--jp-layout-color1,#fff);--na-ink:var(--jp-content-font-color1,#1f2328);
---na-soft:var(--jp-content-font-color2,#59636e);--na-line:var(--jp-border-color2,#d1d9e0);
---na-good:var(--jp-success-color1,#1a7f37);--na-bad:var(--jp-error-color1,#cf222e);
---na-doubt:var(--jp-warn-color1,#9a6700);--na-live:var(--jp-info-color1,#0969da);
-background:var(--na-ground);color:var(--na-ink);border:1px solid var(--na-line);border-radius:6px;
-padding:10px 14px;font:13px/1.5 var(--jp-content-font-family,system-ui,sans-serif);overflow-x:auto}
-@media (prefers-color-scheme:dark){.na-timeline{--na-ground:var(--jp-layout-color1,#0d1117);
---na-ink:var(--jp-content-font-color1,#e6edf3);--na-soft:var(--jp-content-font-color2,#9198a1);
---na-line:var(--jp-border-color2,#3d444d);--na-good:var(--jp-success-color1,#3fb950);
---na-bad:var(--jp-error-color1,#f85149);--na-doubt:var(--jp-warn-color1,#d29922);
---na-live:var(--jp-info-color1,#4493f8)}}
-.na-timeline.na-timeline p{margin:0 0 4px;color:inherit}
-.na-timeline.na-timeline .na-facts,.na-timeline.na-timeline .na-note,
-.na-timeline.na-timeline .na-mark,.na-timeline.na-timeline .na-more td{color:var(--na-soft)}
-.na-timeline.na-timeline .na-error code{color:var(--na-bad);white-space:pre-wrap}
-.na-timeline.na-timeline code{font-family:var(--jp-code-font-family,ui-monospace,monospace);
-font-size:12px;background:none;color:inherit;padding:0}
-.na-timeline.na-timeline table{border-collapse:collapse;border:0;margin:8px 0 0;width:100%;
-font-size:13px;table-layout:auto}
-.na-timeline.na-timeline tbody tr,.na-timeline.na-timeline thead tr{background:none;border:0}
-.na-timeline.na-timeline th,.na-timeline.na-timeline td{text-align:left;vertical-align:top;
-padding:3px 14px 3px 0;border:0;max-width:none;white-space:normal}
-.na-timeline.na-timeline th{font-weight:600;color:var(--na-soft);
-border-bottom:1px solid var(--na-line)}
-.na-timeline.na-timeline th:nth-child(2){width:100%}
-.na-timeline.na-timeline th:nth-child(n+3),
-.na-timeline.na-timeline .na-number{text-align:right;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-.na-timeline.na-timeline .na-state{white-space:nowrap;font-weight:600}
-.na-timeline.na-timeline .na-mark{white-space:nowrap}
-.na-timeline.na-timeline .na-note{font-size:12px;padding-left:1em}
-.na-good{color:var(--na-good)}.na-bad{color:var(--na-bad)}
-.na-doubt{color:var(--na-doubt)}.na-live{color:var(--na-live)}
-""".strip()
+    if not text.isprintable():
+        plain = _ANSI.sub("", text)
+        text = "".join(char if char.isprintable() else " " for char in plain)
+    return " ".join(text.split())

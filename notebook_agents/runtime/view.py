@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, ids
@@ -344,7 +346,7 @@ def _step(
         attempts.append(
             Attempt(
                 number=intent.attempt or 1,
-                session=sum(start.seq < intent.seq for start in starts),
+                session=bisect_left(starts, intent.seq, key=attrgetter("seq")),
                 started=clock.from_us(intent.ts),
                 ended=None if end is None else clock.from_us(end.ts),
                 outcome=outcome,

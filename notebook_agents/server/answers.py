@@ -7,22 +7,27 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from notebook_agents import clock
+from notebook_agents import clock, hiding
 from notebook_agents.errors import KeyMissingError, UnknownThreadError
-from notebook_agents.model import NOTEBOOK, Kind, RunStatus
+from notebook_agents.model import NOTEBOOK, VARIABLES, Kind, RunStatus
+from notebook_agents.runtime.timeline import clean
 from notebook_agents.runtime.view import run_view
 from notebook_agents.server.refusals import RefusedError
+from notebook_agents.ui.restoring import listed
 from notebook_agents.ui.state import moment, run_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.model import Driver, RunView, ThreadInfo
     from notebook_agents.server.places import Places
+    from notebook_agents.ui.restoring import Snapshot
 
 RUNS = 200
 """Runs of a conversation that are told, the newest."""
+_NAMES = 100
+"""Names of variables that a snapshot is told with."""
 MOST = 1_000
 """Conversations of a page."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,7 +64,7 @@ def page(
         RefusedError: The cursor is none.
     """
     version = version_of(journal)
-    found = _matching(journal.threads(), wanted, places)
+    found = _matching(conversations(journal.threads()), wanted, places)
     counts = Counter(str(info.status) for info in found)
     if wanted.statuses is not None:
         found = [info for info in found if info.status in wanted.statuses]
@@ -74,6 +79,11 @@ def page(
         "journal": places.shown(journal.home),
         "version": version,
     }
+
+
+def conversations(infos: Iterable[ThreadInfo]) -> list[ThreadInfo]:
+    """Return those threads that people call conversations, and notebooks' runs."""
+    return [info for info in infos if info.agent != VARIABLES]
 
 
 def _matching(infos: Sequence[ThreadInfo], wanted: Wanted, places: Places) -> Sequence[ThreadInfo]:
@@ -235,3 +245,35 @@ def state_of(journal: Journal, view: RunView) -> dict[str, Any]:
         driver=head.driver if head is not None and driven else None,
         journal=str(journal.home),
     )
+
+
+def variables(journal: Journal, *, places: Places, notebook: str) -> dict[str, Any]:
+    """Return what is kept of a notebook's variables as the API's `Variables`.
+
+    Args:
+        journal: The journal.
+        places: Where things are.
+        notebook: The notebook's contents path.
+    """
+    here = notebook.strip("/")
+    of = (
+        info.thread
+        for info in journal.threads()
+        if info.agent == VARIABLES and info.notebook and places.contents(info.notebook) == here
+    )
+    thread = next(of, None)
+    found = [] if thread is None else listed(journal, thread)
+    return {"thread": thread, "snapshots": [_snapshot(one) for one in found]}
+
+
+def _snapshot(one: Snapshot) -> dict[str, Any]:
+    names = [hiding.hidden(clean(name)) for name in one.changed[:_NAMES]]
+    return {
+        "number": one.number,
+        "taken": moment(one.taken),
+        "kernel": one.kernel,
+        "cell": one.cell,
+        "line": hiding.hidden(clean(one.line)),
+        "changed": names,
+        "more": len(one.changed) - len(names),
+    }

@@ -18,7 +18,16 @@ from tornado.iostream import StreamClosedError
 from notebook_agents import __version__
 from notebook_agents.model import RunStatus
 from notebook_agents.server import actions
-from notebook_agents.server.answers import MOST, Wanted, one_thread, page, read_run, thread_row
+from notebook_agents.server.answers import (
+    MOST,
+    Wanted,
+    conversations,
+    one_thread,
+    page,
+    read_run,
+    thread_row,
+    variables,
+)
 from notebook_agents.server.health import health
 from notebook_agents.server.live import Changed, Stream
 from notebook_agents.server.refusals import RefusedError, refusal
@@ -408,6 +417,20 @@ class Fork(Handler):
         self.answer(await self.act(forked), status=201)
 
 
+class Variables(Handler):
+    """What is kept of a notebook's variables."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer `GET variables`."""
+        of = self.said("of", longest=_PATH)
+        if not of:
+            raise RefusedError("bad_request", "say of which notebook: give `of`")
+        told = partial(variables, places=self.places, notebook=of)
+        self.answer(await self.read(told))
+
+
 class Size(Handler):
     """What the journal takes."""
 
@@ -475,7 +498,7 @@ class Events(Handler):
             await self._send("run", event)
 
     def _rows(self, infos: tuple[ThreadInfo, ...], kernels: dict[int, str]) -> list[Any]:
-        return [thread_row(info, self.places, kernels) for info in infos]
+        return [thread_row(info, self.places, kernels) for info in conversations(infos)]
 
     def _send(self, name: str, told: dict[str, Any]) -> Awaitable[None]:
         self.write(f"event: {name}\ndata: {dumps(told)}\n\n")
@@ -501,6 +524,7 @@ ROUTES: dict[str, type[Handler]] = {
     f"{_THREAD}/cancel": Cancel,
     f"{_THREAD}/stop": Stop,
     f"{_THREAD}/fork": Fork,
+    "variables": Variables,
     "journal/size": Size,
     "journal/compact": Compact,
     "events": Events,

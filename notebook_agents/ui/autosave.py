@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_agents import ids
-from notebook_agents.errors import FencedError, UsageError
+from notebook_agents.errors import CompactedError, FencedError, UsageError
 from notebook_agents.graph.folder import default_journal
 from notebook_agents.journal import Claim, Draft, Journal
 from notebook_agents.journal.chunking import Encoder
@@ -26,11 +26,15 @@ from notebook_agents.journal.values import pack
 from notebook_agents.model import VARIABLES, Kind, RunStatus
 from notebook_agents.notebook import namespace
 from notebook_agents.notebook.snapshots import Captured, Snapshots, recorded
+from notebook_agents.runtime.object_records import INDEXED
 from notebook_agents.runtime.origin import here
 from notebook_agents.runtime.plain import PlainCodec
+from notebook_agents.runtime.timeline import clean
 from notebook_agents.saying import say
 
 if TYPE_CHECKING:
+    from notebook_agents.errors import NotebookAgentsError
+    from notebook_agents.journal import Record
     from notebook_agents.pickling.report import RestoreReport
 
 KEPT = 50
@@ -46,6 +50,7 @@ _LINE = 80
 
 
 class _Task(NamedTuple):
+    snapshots: Snapshots
     captured: Captured
     more: dict[str, Any]
     always: bool
@@ -61,6 +66,9 @@ class Keeper:
         on: Whether there is one behind each cell.
         began: Whether this kernel has recorded or restored anything.
         number: That of the newest snapshot.
+        offered: The record of the newest one of kernels before; None once it, or one that was asked
+            for here, is the one that is meant.
+        held: The record of the one that is being restored: it must not go.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -71,20 +79,20 @@ class Keeper:
         self.on = False
         self.began = False
         self.number = 0
-        self._pid = os.getpid()
-        self._life = self._token = 0
-        self._live: list[int] = []
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self.offered: Record | None = None
+        self.held: int | None = None
+        self.pid = os.getpid()
+        self._life = self._token = self._count = 0
+        self._taking = threading.Lock()
+        self._tasks: queue.Queue[_Task] = queue.Queue()
         self._worker: threading.Thread | None = None
-        self._resting = threading.Event()
-        self._resting.set()
         self._failure: BaseException | None = None
-        self._said: set[str] = set()
+        self._said: dict[str, str] = {}
         self._took = self._when = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._borrowed = False
         self._running = False
-        self._line = ""
 
     # -- behind each cell ---------------------------------------------------------------------
 
@@ -96,25 +104,30 @@ class Keeper:
             change("pre_run_cell", self._before)
             change("post_run_cell", self._behind)
             self.on = on
-            if not on:
-                self.flush()
+            if not on and self._stopped_waiting():
+                self._try()
+            self.rest()
+
+    def _stopped_waiting(self) -> bool:
+        """Have nothing taken later; return whether something was to be."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
 
     def _before(self, info: Any) -> None:
-        if not _is_cell(info):
+        if not self._is_cell(info):
             return
         self._running = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stopped_waiting()
         if self._borrowed:  # the cell may change what is not copied yet
-            self._resting.wait()
+            self.rest()
             self._borrowed = False
 
     def _behind(self, result: Any) -> None:
-        if not _is_cell(result.info):
+        if not self._is_cell(result.info):
             return
         self._running = False
-        self._line = str(result.info.raw_cell or "").strip().partition("\n")[0][:_LINE]
         waited = time.monotonic() - self._when
         if self._took > _CHEAP_SECONDS and waited < _SHARE * self._took and self._put_off():
             return
@@ -122,12 +135,19 @@ class Keeper:
 
     def _put_off(self) -> bool:
         """Have the snapshot taken when no cell has run for a while; where there is a loop."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if (loop := _loop()) is None:
             return False
         self._timer = loop.call_later(_IDLE_SECONDS, self._idle)
         return True
+
+    def _is_cell(self, info: Any) -> bool:
+        """Whether it is a cell that a person ran: others run in subshells, or have no history.
+
+        A child process that a cell forked may run cells, too; they are not the notebook's.
+        """
+        if os.getpid() != self.pid or threading.current_thread() is not threading.main_thread():
+            return False
+        return info is not None and bool(info.store_history)
 
     def _idle(self) -> None:
         self._timer = None
@@ -138,8 +158,10 @@ class Keeper:
         """Take a snapshot; say once what keeps it from being taken."""
         try:
             self.take(always=False)
-        except Exception as error:  # noqa: BLE001 - a cell must not seem to have failed for it
-            self._say(f"the variables are not kept behind this cell: {error}")
+        except (KeyboardInterrupt, SystemExit, Exception) as error:  # noqa: BLE001
+            # A cell must not seem to have failed for it; what is pickled may raise anything.
+            why = str(error) or type(error).__name__
+            self._say(why, f"the variables are not kept behind this cell: {why}")
 
     def take(self, *, always: bool) -> None:
         """Take a snapshot and have it recorded.
@@ -147,68 +169,97 @@ class Keeper:
         Raises:
             JournalError: The thread cannot be written to.
         """
-        began = time.perf_counter()
-        if not self.began:
-            self._begin()
-        shell = namespace.shell()
-        captured = self.snapshots.capture()
-        more = {
-            "cell": shell.execution_count - (not self._running),
-            "line": self._line,
+        with self._taking:
+            if not self.began:
+                self._begin()
+            self._loop = _loop()
+            began, snapshots = time.perf_counter(), self.snapshots
+            try:
+                captured = snapshots.capture()
+                self._borrowed = self._borrowed or captured.borrowed
+                if self._worker is None:
+                    self._worker = threading.Thread(
+                        target=self._work, name="notebook-agents-variables", daemon=True
+                    )
+                    self._worker.start()
+                    atexit.register(self.close)
+                self._tasks.put(_Task(snapshots, captured, self._around(), always))
+            except BaseException:  # also Ctrl-C: the next one must not build on it
+                snapshots.forget()
+                raise
+            self._took, self._when = time.perf_counter() - began, time.monotonic()
+
+    def _around(self) -> dict[str, Any]:
+        """Return what a snapshot says besides: its cell, and what the journal has by then."""
+        # The shell's own count says of a cell that runs what its version of IPython makes of it.
+        cells = namespace.shell().history_manager.input_hist_raw
+        lines = str(cells[-1]).strip()
+        return {
+            "cell": len(cells) - 1,
+            "line": lines.partition("\n")[0][:_LINE].encode(errors="replace").decode(),
             "seen": self.journal.newest(),
         }
-        self._borrowed = self._borrowed or captured.borrowed
-        self._resting.clear()
-        if self._worker is None or not self._worker.is_alive():
-            self._worker = threading.Thread(
-                target=self._work, name="notebook-agents-variables", daemon=True
-            )
-            self._worker.start()
-            atexit.register(self.close)
-        self._tasks.put(_Task(captured, more, always))
-        self._took, self._when = time.perf_counter() - began, time.monotonic()
+
+    def rest(self) -> None:
+        """Wait until everything taken was recorded, or could not be."""
+        self._tasks.join()
 
     def flush(self) -> None:
         """Wait until everything taken is on disk.
 
         Raises:
-            NotebookAgentsError: Some of it could not be recorded.
+            NotebookAgentsError: The newest could not be recorded.
         """
-        self._resting.wait()
+        self.rest()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     def close(self) -> None:
         """Record what was taken; for the kernel's end."""
-        if self._pid != os.getpid():
+        if self.pid != os.getpid():
             return
-        if self._timer is not None and self.on:
+        if self._stopped_waiting() and self.on:
             self._try()
-        self._resting.wait()
+        self.rest()
 
     # -- recording ----------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
             task = self._tasks.get()
-            if task is None:
-                return
             try:
-                self._record(task)
-            except FencedError as error:
-                # Another kernel of this notebook has begun, or the thread was deleted.
+                if task.snapshots is self.snapshots:  # else it builds on one that was not recorded
+                    self._record(task)
+                    self._failure = None
+            except (FencedError, CompactedError) as error:
                 self._failure = error
-                self.began = False
-                self.thread = ids.new_thread_name(f"{_stem(self.notebook)}-variables")
-                self.snapshots = Snapshots(self.journal, self.thread)
+                self._begin_again(error)
             except Exception as error:  # noqa: BLE001 - told: the next one has what this one had
                 self._failure = error
-                self._say(f"a snapshot of the variables was not recorded: {error}")
+                self._say(str(error), f"a snapshot of the variables was not recorded: {error}")
             finally:
                 del task
-                if self._tasks.empty():
-                    self._resting.set()
+                self._tasks.task_done()
+
+    def _begin_again(self, error: NotebookAgentsError) -> None:
+        """Go on with another token: another kernel has the thread, or it was deleted."""
+        before, head = self.thread, self.journal.head(self.thread)
+        what = None
+        if head is None:
+            what = f"thread {before} was deleted: this notebook's variables are kept anew"
+        elif isinstance(error, FencedError):
+            self.thread = ids.new_thread_name(f"{_stem(self.notebook)}-variables")
+            what = (
+                f"another kernel of this notebook has begun, which has thread {before}: the "
+                f"variables of this one are kept in thread {self.thread}, until it ends"
+            )
+        if what is not None:
+            self._say(what, what)
+        self.snapshots = Snapshots(self.journal, self.thread)
+        self.began = False
+        if self._loop is not None and self.on:
+            self._loop.call_soon_threadsafe(self._idle)
 
     def _record(self, task: _Task) -> None:
         columns = {
@@ -221,21 +272,28 @@ class Keeper:
             task.captured, columns=columns, more=task.more, always=task.always
         )
         for name, why in self.snapshots.missing().items():
-            self._say(f"the variable {name} is not kept: {why}")
+            self._say(name, f"the variable {clean(name)} is not kept: {clean(why)}")
         if seq is not None:
             self.number += 1
-            self._live.append(seq)
+            self._count += 1
             self._thin()
 
     def _thin(self) -> None:
-        """Have old snapshots deleted; what newer ones refer to in them stays."""
-        if len(self._live) < KEPT + _AT_ONCE:
+        """Have old snapshots deleted; what newer ones refer to in them stays.
+
+        The oldest that stays says where everything is: it needs none before it.
+        """
+        if self._count < KEPT + _AT_ONCE:
             return
-        old = self._live[:-KEPT]
+        records = recorded(self.journal, self.thread)
+        cut = next(n for n in range(len(records) - KEPT, -1, -1) if records[n].ref == INDEXED)
+        old = [record.seq for record in records[:cut]]
+        if not old or self.held in old:
+            return
         gone = Draft(kind=Kind.DELETION, thread=self.thread, scope=self.thread, token=self._token)
         gone.refs = old
         self.journal.append([gone], durable=False)
-        del self._live[: len(old)]
+        self._count = len(records) - len(old)
 
     def _begin(self) -> None:
         """Take the notebook's thread: from now on a kernel before this one is refused.
@@ -244,8 +302,10 @@ class Keeper:
             JournalError: It cannot be written to.
         """
         before = recorded(self.journal, self.thread)
-        self._live = [record.seq for record in before]
+        self._count = len(before)
         self.number = before[-1].attempt or 0 if before else 0
+        if not self._life and before:
+            self.offered = before[-1]
         head = self.journal.head(self.thread)
         self._life = 1 if head is None else head.run + 1
         claim = Claim(agent=VARIABLES, run=self._life, session=1, notebook=self.notebook)
@@ -267,19 +327,27 @@ class Keeper:
         self._token = claim.token
         self.began = True
 
-    def _say(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
+    def _say(self, about: str, line: str) -> None:
+        """Say something, unless that was the last that was said about it."""
+        if about not in self._said:
+            self._said[about] = line
             say(line)
 
     # -- restoring ----------------------------------------------------------------------------
 
-    def load(self, seq: int, what: str) -> tuple[dict[str, Any], RestoreReport, dict[str, Any]]:
+    def load(
+        self, record: Record, what: str
+    ) -> tuple[dict[str, Any], RestoreReport, dict[str, Any]]:
         """Return the variables of a snapshot; the next one is taken as what changed since it."""
-        self._resting.wait()
+        self.rest()
         if not self.began:
             self._begin()
-        return self.snapshots.load(seq, what)
+        if record.thread == self.thread:
+            found = self.snapshots.load(record.seq, what)
+        else:  # another kernel has the notebook's thread by now
+            found = Snapshots(self.journal, record.thread).load(record.seq, what)
+        self.offered = None
+        return found
 
 
 _keeper: Keeper | None = None
@@ -292,7 +360,7 @@ def keeper(*, create: bool = True) -> Keeper:
         create: Whether the folder gets a journal, where it has none.
 
     Raises:
-        UsageError: This is no kernel, and no IPython shell.
+        UsageError: This is no kernel, and no IPython shell; or a child process that a cell forked.
         NoJournalError: There is no journal, and none may be made.
     """
     global _keeper
@@ -301,21 +369,29 @@ def keeper(*, create: bool = True) -> Keeper:
             "variables are kept of notebooks and of IPython, and this is neither: in a script give "
             "objects to a thread, agent.thread(…).objects"
         )
+    if _pid not in (None, os.getpid()):
+        raise UsageError(
+            "this is a process that a cell forked: the variables are kept of the kernel itself"
+        )
     begin()
-    if _keeper is None or _keeper.journal.closed or _keeper._pid != os.getpid():
+    if _keeper is None or _keeper.journal.closed:
+        on = _keeper is not None and _keeper.on
+        if _keeper is not None:
+            _keeper.turn(on=False)
         _keeper = Keeper(default_journal(create=create))
+        _keeper.turn(on=on)
     return _keeper
 
 
 def begin() -> None:
     """Note how this kernel is, unless that is known: what its cells change is told from that."""
-    global _begun
-    if not _begun:
+    global _pid
+    if _pid is None:
         namespace.begin()
-        _begun = True
+        _pid = os.getpid()
 
 
-_begun = False
+_pid: int | None = None
 
 
 def thread_of(notebook: str | None) -> str:
@@ -330,10 +406,12 @@ def _stem(notebook: str | None) -> str:
     return Path(notebook).stem if notebook else "kernel"
 
 
-def _is_cell(info: Any) -> bool:
-    """Whether it is a cell that a person ran: others run in subshells, or have no history."""
-    ours = threading.current_thread() is threading.main_thread()
-    return ours and info is not None and bool(info.store_history)
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs the cells; None where none does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def snapshot() -> int:
@@ -349,6 +427,20 @@ def snapshot() -> int:
         NotebookAgentsError: It could not be recorded.
     """
     own = keeper()
-    own.take(always=True)
-    own.flush()
+    own.offered = None
+    keep(own)
     return own.number
+
+
+def keep(own: Keeper) -> None:
+    """Have a snapshot on disk.
+
+    Raises:
+        NotebookAgentsError: It could not be recorded.
+    """
+    own.take(always=True)
+    try:
+        own.flush()
+    except (FencedError, CompactedError):  # said; it goes on, with another token
+        own.take(always=True)
+        own.flush()

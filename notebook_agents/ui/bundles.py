@@ -11,7 +11,7 @@ from notebook_agents import clock, settings
 from notebook_agents.errors import NotebookAgentsError
 from notebook_agents.model import RunStatus
 from notebook_agents.runtime import previews
-from notebook_agents.runtime.timeline import clean, status_text, summary, to_html, to_text
+from notebook_agents.runtime.timeline import clean, page_of, status_text, summary, to_html, to_text
 
 if TYPE_CHECKING:
     from notebook_agents.journal import Journal
@@ -43,11 +43,12 @@ def bundle(view: RunView, state: State) -> dict[str, Any]:
         view: The run.
         state: Its state, see `state.py`.
     """
+    page = page_of(view)
     return {
         MEDIA_TYPE: state,
-        "text/html": f'<div class="na-record">{_as_of(view)}{to_html(view)}{_hint(view)}'
+        "text/html": f'<div class="na-record">{_as_of(view)}{to_html(view, page=page)}{_hint(view)}'
         f"{_ONE_OF_BOTH}</div>",
-        "text/plain": to_text(view),
+        "text/plain": to_text(view, page=page),
     }
 
 

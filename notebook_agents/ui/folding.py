@@ -65,10 +65,10 @@ class Folding:
         state = self._states.get(event.step)
         if event.what == "intended":
             if state is None:
-                state = self._states[event.step] = _new(event)
+                state = self._states[event.step] = _new(event, moment(at))
             else:
                 self._counts[state["state"]] -= 1
-            self._begin(state, event, at)
+                self._again(state, event, moment(at))
         elif event.what == "replayed" or state is None:
             return
         else:
@@ -79,17 +79,14 @@ class Folding:
         self._counts[state["state"]] += 1
         self._changed[event.step] = None
 
-    def _begin(self, state: State, event: StepEvent, at: datetime) -> None:
+    def _again(self, state: State, event: StepEvent, began: str | None) -> None:
         attempts = [one for one in state["attempts"] if one["number"] < event.attempt]
         for one in attempts[-1:]:
             if one["outcome"] == "running":
                 one["outcome"] = "uncertain"
             one["why"] = one["why"] or why_again(_attempt(one, self._view.sessions))
-        began = moment(at)
-        new = {"number": event.attempt, "outcome": "running", "started": began}
-        state["attempts"] = [*attempts, {**new, "seconds": None, "error": None, "why": None}]
+        state["attempts"] = [*attempts, _begun(event, began)]
         state["state"], state["seconds"] = "running", None
-        state["started"] = state["started"] or began
         if event.arguments is not None:
             state["args"] = event.arguments
 
@@ -163,7 +160,19 @@ class Folding:
         return {**self._head, "told": told, "counts": counts}
 
 
-def _new(event: StepEvent) -> State:
+def _begun(event: StepEvent, began: str | None) -> State:
+    """Return the state of an attempt that begins."""
+    return {
+        "number": event.attempt,
+        "outcome": "running",
+        "started": began,
+        "seconds": None,
+        "error": None,
+        "why": None,
+    }
+
+
+def _new(event: StepEvent, began: str | None) -> State:
     """Return the state of a step of which this is the first word."""
     return {
         "id": event.step,
@@ -171,12 +180,12 @@ def _new(event: StepEvent) -> State:
         "name": clean(event.name),
         "state": "running",
         "replayed": False,
-        "attempts": [],
-        "started": None,
+        "attempts": [_begun(event, began)],
+        "started": began,
         "seconds": None,
         "tokens": None,
         "cost": None,
-        "args": None,
+        "args": event.arguments,
         "result": None,
         "key": ids.idempotency_key(event.step),
         "decisions": [],

@@ -46,6 +46,8 @@ _SHARE = 40
 _BUNDLE_SECONDS = (2.0, 30.0)
 """Between two bundles, where a widget shows what happens in between; twice as long each time. A
 notebook that is saved when its kernel was killed has what the last one had."""
+_FEW = 50
+"""Steps up to which the first of these bundles is sent with the first update: it costs little."""
 _WHOLE_SECONDS = 1.0
 """After so long the widget gets everything once more: a page may have missed what came first."""
 _JOIN_SECONDS = 5.0
@@ -121,7 +123,7 @@ class Live:
         self._display()
         self._over = threading.Event()
         self._between = _BUNDLE_SECONDS[0]
-        self._due = 0.0
+        self._due = 0.0 if self._widget is None else time.monotonic() + self._between
         self._watching.enter_context(observe(self._note))
         self._thread = threading.Thread(
             target=copy_context().run,
@@ -139,7 +141,11 @@ class Live:
                 return
         self.finish()
         self.run = run
-        self.show_now()
+        try:
+            self.show_now()
+        except BaseException:
+            self._send()
+            raise
         if self._state.get("status") == RunStatus.RUNNING:  # steps in worker threads go on
             follow = threading.Thread(
                 target=copy_context().run, args=(self._wait_for_end,), daemon=True
@@ -147,14 +153,12 @@ class Live:
             follow.start()
 
     def finish(self) -> None:
-        """Have the thread that sends updates end, after a last one."""
+        """Have the thread that sends updates end."""
         self._over.set()
         self._watching.close()
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join(_JOIN_SECONDS)
-            if not thread.is_alive():
-                self._send()
 
     def _note(self, event: StepEvent) -> None:
         """Take note of an event, on its step's path."""
@@ -165,14 +169,17 @@ class Live:
     def _follow(self, over: threading.Event) -> None:
         pause = _PAUSE_SECONDS
         whole = time.monotonic() + _WHOLE_SECONDS
+        first = True
         while not over.wait(pause):
             began = time.monotonic()
             self._send()
             if began >= whole and self._widget is not None:
                 self._widget.state, whole = self.state, math.inf
             pause = max(_PAUSE_SECONDS, _SHARE * (time.monotonic() - began))
-            if began >= self._due and not over.is_set():
+            few = first and self._folding is not None and len(self._folding.steps) <= _FEW
+            if (few or began >= self._due) and not over.is_set():
                 self._send_bundle()
+            first = False
 
     def _send(self) -> None:
         """Send what changed to the widget."""
@@ -247,11 +254,16 @@ class Live:
         return self._widget is not None
 
     def _show(self, view: RunView) -> None:
+        run = self.run
         given = {} if self._folding is None else self._folding.arguments
         seen = set() if self._folding is None else self._folding.steps
-        run = self.run
+        for event, _ in list(self._events):  # what no update was told of
+            if event.what == "intended":
+                seen.add(event.step)
+            if event.arguments is not None:
+                given[event.step] = event.arguments
         missing = {step.id for step in view.steps} - seen
-        given = {**details.arguments(run.journal, run.thread, run.number, missing), **given}
+        given |= details.arguments(run.journal, run.thread, run.number, missing)
         state = run_state(
             view,
             arguments=given,

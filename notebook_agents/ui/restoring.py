@@ -100,11 +100,16 @@ def snapshots() -> Snapshots:
         UsageError: This is no kernel.
     """
     own = autosave.keeper(create=False)
-    own.flush()
+    own.rest()
+    return listed(own.journal, own.thread)
+
+
+def listed(journal: Journal, thread: str) -> Snapshots:
+    """Return the snapshots of a thread, the newest first; nothing is unpickled."""
     found = Snapshots()
-    with own.journal.reading():
-        for record in reversed(recorded(own.journal, own.thread)):
-            more = said(own.journal, record.seq)
+    with journal.reading():
+        for record in reversed(recorded(journal, thread)):
+            more = said(journal, record.seq)
             found.append(
                 Snapshot(
                     number=record.attempt or 0,
@@ -140,17 +145,21 @@ def restore(at: int | str | None = None) -> RestoreReport:
         NoJournalError: There is no journal in this folder.
     """
     own = autosave.keeper(create=False)
-    own.flush()
+    own.rest()
     journal = own.journal
     step = _step(journal, at) if isinstance(at, str) else None
     record = _chosen(own, at, step)
     if at is not None and own.began:
-        autosave.snapshot()
+        own.held = record.seq  # while one more may be one too many
+        try:
+            autosave.keep(own)
+        finally:
+            own.held = None
     number = record.attempt or 0
     taken = clock.from_us(record.ts).astimezone()
     before = own.snapshots.table
     variables, report, more = own.load(
-        record.seq,
+        record,
         f"the variables of snapshot {number}, cell [{more_cell(journal, record)}], "
         f"{taken:%Y-%m-%d %H:%M:%S}",
     )
@@ -188,7 +197,8 @@ def _chosen(own: autosave.Keeper, at: int | str | None, step: Record | None) -> 
             "%agents autosave on keeps them from now on"
         )
     if at is None:
-        return records[-1]
+        there = own.offered is not None and own.offered.seq in {one.seq for one in records}
+        return own.offered if own.offered is not None and there else records[-1]
     if step is not None:
         for record in reversed(records):
             if said(own.journal, record.seq)["seen"] < step.seq:

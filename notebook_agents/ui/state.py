@@ -87,10 +87,10 @@ def head(view: RunView, *, driver: Driver | None = None, journal: str | None = N
 
 def counts(view: RunView) -> dict[str, int]:
     """Return how many steps stand how."""
-    found = {"steps": len(view.steps), "replayed": sum(step.replayed for step in view.steps)}
+    found = {"steps": len(view.steps), "replayed": len([s for s in view.steps if s.replayed])}
     found |= dict.fromkeys(map(str, Outcome), 0)
     for step in view.steps:
-        found[str(outcome_in(step, view))] += 1
+        found[outcome_in(step, view).value] += 1
     found["in_doubt"] = found.pop(str(Outcome.UNCERTAIN))
     return found
 
@@ -106,7 +106,7 @@ def steps_state(
     return [
         step_state(
             step,
-            str(outcome_in(step, view)),
+            outcome_in(step, view).value,
             arguments=arguments.get(step.id),
             result=results.get(step.id),
             undecided=step.id in open_,
@@ -133,17 +133,16 @@ def step_state(
         undecided: Somebody has to say whether it happened.
     """
     usage = usage_state(step.usage) or {"tokens": None, "cost": None}
+    attempts = [_attempt(attempt, last=attempt is step.attempts[-1]) for attempt in step.attempts]
     return {
         "id": step.id,
         "parent": step.parent,
         "name": clean(step.name),
         "state": outcome,
         "replayed": step.replayed,
-        "attempts": [
-            _attempt(attempt, last=attempt is step.attempts[-1]) for attempt in step.attempts
-        ],
-        "started": moment(step.attempts[0].started),
-        "seconds": step.seconds,
+        "attempts": attempts,
+        "started": attempts[0]["started"],
+        "seconds": attempts[0]["seconds"] if len(attempts) == 1 else step.seconds,
         **usage,
         "args": arguments,
         "result": result,
@@ -160,13 +159,15 @@ def usage_state(usage: Usage) -> State | None:
 
 def moment(at: datetime | None) -> str | None:
     """Return a moment in ISO 8601, in UTC."""
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
+    if at is None:
+        return None
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="milliseconds")
 
 
 def _attempt(attempt: Attempt, *, last: bool) -> State:
     return {
         "number": attempt.number,
-        "outcome": str(attempt.outcome),
+        "outcome": attempt.outcome.value,
         "started": moment(attempt.started),
         "seconds": attempt.seconds,
         "error": None if attempt.error is None else _cut(attempt.error),

@@ -8,6 +8,7 @@ of the first cell that a person runs. Nothing is read, and next to nothing impor
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,24 @@ def load_ipython_extension(shell: Any) -> None:
         shell.events.unregister("pre_run_cell", first)
         if (line := unfinished_line()) is not None:
             _show(shell, line)
-        begin_variables(shell)
+        begin_variables(shell, told=line or "")
 
     shell.events.register("pre_run_cell", first)
     register(shell)
 
 
-def begin_variables(shell: Any) -> None:
-    """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says."""
+def begin_variables(shell: Any, *, told: str = "") -> None:
+    """Say what is kept of this notebook's variables, or do what NOTEBOOK_AGENTS_AUTOSAVE says.
+
+    While variables are brought back, which loads this extension again, nothing is to be done.
+
+    Args:
+        shell: The shell.
+        told: What was said already: of what is broken once is enough.
+    """
+    namespace = sys.modules.get("notebook_agents.notebook.namespace")  # not imported for this
+    if namespace is not None and namespace.loading():
+        return
     try:
         wish = settings.autosave()
         line = _kept_line()
@@ -67,7 +78,8 @@ def begin_variables(shell: Any) -> None:
             keeper().turn(on=True)
     except Exception as error:  # noqa: BLE001 - told: a kernel starts whatever is broken
         said = " ".join(str(error).split()) or type(error).__name__
-        _show(shell, f"The variables of this notebook are not kept: {said}")
+        if said not in told:
+            _show(shell, f"The variables of this notebook are not kept: {said}")
 
 
 def _kept_line() -> str | None:

@@ -66,6 +66,17 @@ class TimelineWidget(anywidget.AnyWidget):
             found["state"] = self._current()
         return found
 
+    def send_state(self, key: Any = None) -> None:
+        """Send the model's state, the run's as the JSON that it is.
+
+        ipywidgets would look for buffers in all of its steps, which takes longer than the rest.
+        """
+        if key != "state":
+            super().send_state(key)
+        elif self.comm is not None:
+            state = {"state": self.state}
+            self.comm.send({"method": "update", "state": state, "buffer_paths": []})
+
     def tell(self, delta: dict[str, Any]) -> None:
         """Send what changed to the views."""
         self.send({"kind": "delta", "delta": delta})

@@ -77,6 +77,7 @@ def test_every_operation(
         na.Agent(chained(pay), "payer", journal).resume("doubt")
     for path in ("about", "journals"):
         server.ask(path)
+    server.ask("variables", journal=where, of="a.ipynb")
     for path in ("health", "threads", "threads/who", "threads/done/runs/1", "journal/size"):
         server.ask(path, journal=where)
     state = server.ask("threads/doubt/runs/newest", journal=where)

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import nbformat
+from support.shells import Shell
 
 import notebook_agents as na
 
@@ -42,6 +43,24 @@ def test_pages_search_and_counts(server: Served, journal: na.Journal, where: str
     assert waiting["counts"] == first["counts"], "counts are of all statuses"
     found = server.ask("threads", journal=where, search="ASKER")
     assert [row["thread"] for row in found["threads"]] == ["who"]
+
+
+def test_a_notebooks_variables_are_listed_and_are_no_conversation(
+    server: Served, folder: Path, home: Path, where: str
+) -> None:
+    """The newest first, with what each cell changed; names from a hostile cell are text."""
+    with Shell(folder, "b.ipynb", {"NOTEBOOK_AGENTS_HOME": str(home)}) as shell:
+        shell.run("import notebook_agents as na\nx = [1]\nnumber = na.snapshot()")
+        shell.run("# <script>\nglobals()['<b>'] = 1\nx.append(2)\nna.snapshot()")
+    of = f"{folder.name}/b.ipynb"
+    told = server.ask("variables", of=of, journal=where)
+    newest, oldest = told["snapshots"]
+    assert (newest["number"], oldest["number"], newest["cell"]) == (2, 1, 2)
+    assert "x" in oldest["changed"] and {"<b>", "x"} <= set(newest["changed"])
+    assert newest["line"] == "# <script>"
+    assert server.ask("threads", journal=where)["threads"] == []
+    nothing = server.ask("variables", of=f"{folder.name}/c.ipynb", journal=where)
+    assert nothing == {"thread": None, "snapshots": []}
 
 
 def test_a_page_goes_on_where_it_ended_whatever_moved(

@@ -93,9 +93,9 @@ class Kernel:
         self.manager.restart_kernel(now=True)
         self.client.wait_for_ready(timeout=SECONDS)
 
-    def begin(self, code: str, *, subshell: str | None = None) -> str:
-        """Have the kernel execute code; return the request's id."""
-        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}}
+    def begin(self, code: str, *, subshell: str | None = None, history: bool = False) -> str:
+        """Have the kernel execute code, as a person's cell or unseen; return the request's id."""
+        content = {"code": code, "silent": False, "store_history": history, "user_expressions": {}}
         content |= {"allow_stdin": False, "stop_on_error": False}
         message = self.client.session.msg("execute_request", content)
         if subshell is not None:
@@ -127,6 +127,15 @@ class Kernel:
         request = self.begin(code)
         self.end(request)
         return self.outputs(request)
+
+    def cell(self, code: str) -> str:
+        """Execute a person's cell to its end; return the texts that it shows."""
+        request = self.begin(code, history=True)
+        self.end(request)
+        shown = self.outputs(request)
+        texts = [one.get("text") or one.get("data", {}).get("text/plain", "") for one in shown]
+        errors = [f"{one['ename']}: {one['evalue']}" for one in shown if one["kind"] == "error"]
+        return "\n".join([*map(str, texts), *errors])
 
     def outputs(self, request: str) -> list[dict[str, Any]]:
         """Return what a cell shows: its outputs, each as it was last updated."""

@@ -1,0 +1,272 @@
+"""Autosave as a person meets it: a kernel that died, a fresh one, undo, the command line."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from support.kernels import SECONDS, Kernel
+from support.shells import Shell, lived
+
+import notebook_agents as na
+from notebook_agents.cli.app import app
+from notebook_agents.model import VARIABLES, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ON = "%load_ext notebook_agents\nimport notebook_agents as na\n%agents autosave on"
+AGENT = """
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    n: int
+
+rate = 10
+
+@na.step
+def times(n):
+    return n * rate
+
+def work(state):
+    return {"n": times(state["n"]) + 1}
+
+graph = StateGraph(State).add_sequence([work]).add_edge(START, "work")
+agent = na.Agent(graph, name="worker")
+"""
+DATA = """
+import numpy as np, pandas as pd
+from dataclasses import dataclass
+
+@dataclass
+class Point:
+    x: int
+
+    def moved(self):
+        return Point(self.x + step)
+
+step, points = 2, [Point(1)]
+table = pd.DataFrame({"a": np.arange(5000.0), "b": ["x"] * 5000})
+column, shared = table["a"].to_numpy(copy=True), {"points": points}
+stream = (n for n in range(3))
+
+def total():
+    return float(table["a"].sum()) + step
+"""
+
+
+@contextmanager
+def kernel(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    """Start a kernel of the notebook `a.ipynb`."""
+    patch.setenv("JPY_SESSION_NAME", str(folder / "a.ipynb"))
+    made = Kernel(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def until(found: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + SECONDS
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.crash
+def test_a_kernel_is_killed_and_a_fresh_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of offer; everything is back and is used: data, functions, classes, the agent."""
+    with kernel(tmp_path, monkeypatch) as old:
+        old.cell(ON)
+        old.cell(DATA)
+        old.cell(AGENT + "run = agent.run({'n': 1}, thread='t')")
+        old.cell("points.append(points[0].moved()); table.loc[4999, 'a'] = -1.0; column[7] = 70")
+        old.cell("await __import__('asyncio').sleep(0); rate = 20; 1 / 0")
+        old.cell("last = na.snapshot()")
+        told = "".join(message["content"].get("text", "") for message in old.messages)
+        old.begin("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", history=True)
+        old.again()
+        assert "the variable stream is not kept: it is a generator" in told
+        line = old.cell("%load_ext notebook_agents")
+        assert "This notebook's variables are kept as of cell [6], " in line
+        report = old.cell("%agents restore")
+        assert "refused stream: it is a generator" in report
+        assert "failed" not in report
+        shown = old.cell(
+            "print(total(), table.shape, column[7], points[-1].x, shared['points'] is points)\n"
+            "print(agent.run({'n': 2}, thread='t').value, run.value, np.sum(column) > 0)"
+        )
+    assert shown.startswith("12492502.0 (5000, 2) 70.0 3 True\n")
+    assert shown.endswith("{'n': 41} {'n': 11} True\n")
+
+
+def test_what_is_dear_waits_until_the_kernel_is_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken behind each cell, and is once no cell runs; also where the cell raised."""
+    dear = (
+        "from notebook_agents.ui import autosave as _autosave\n"
+        "_autosave._CHEAP_SECONDS, _autosave._SHARE = -1.0, 10**9"
+    )
+    with kernel(tmp_path, monkeypatch) as made, na.Journal.open() as journal:
+        made.cell(f"{ON}\n{dear}")
+        made.cell("x = 1\n1 / 0")
+        made.cell("y = 2")
+
+        def taken() -> bool:
+            return len(journal.select(kinds=[Kind.SNAPSHOT])) == 2
+
+        until(taken)
+        assert made.cell("print([s.line for s in na.snapshots()])").startswith("['y = 2', ")
+
+
+def test_ctrl_c_in_the_hook_and_a_subshell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted snapshot is said; a thread of a subshell may change what is taken."""
+    slow = """
+import pathlib, time
+import notebook_agents.notebook.namespace as _namespace
+from notebook_agents.notebook.snapshots import strangers
+_around = _namespace.around
+def _once(imports):
+    _namespace.around = _around
+    pathlib.Path("taking").touch()
+    while True:
+        time.sleep(0.01)
+_namespace.around = _once
+x = 2
+"""
+    with kernel(tmp_path, monkeypatch) as made:
+        made.cell(ON)
+        made.cell("x = 1")
+        request = made.begin(slow, history=True)
+        made.until_file("taking")
+        made.manager.interrupt_kernel()
+        made.end(request)
+        shown = [one.get("text", "") for one in made.outputs(request)]
+        assert "the variables are not kept behind this cell: KeyboardInterrupt\n" in shown
+        assert made.cell("print(strangers())") == "[]\n"
+        made.end(made.begin("z = 3", subshell=made.subshell(), history=True))
+        assert "subshell-" in made.cell("print(strangers())")
+        made.cell("na.snapshot()")
+
+    with Shell(tmp_path) as shell:
+        assert shell.run("%agents restore", "print(x, z)") == "2 3\n"
+
+
+def test_undo_brings_variables_and_the_agents_thread_back_together(tmp_path: Path) -> None:
+    """What came later is removed, the thread is forked as it was; and the undo is undone."""
+    with Shell(tmp_path) as shell:
+        shell.run(ON, AGENT, "run = agent.run({'n': 1}, thread='t'); first = na.snapshot()")
+        shell.run("rate = 100; later = 1\nrun = agent.run({'n': 5}, thread='t')")
+        step = shell.run("print(next(s.id for s in run.steps if s.name == 'times'))").strip()
+        last = int(shell.run("print(na.snapshot())"))
+        undone = shell.run("print(na.restore(at=first))")
+        assert "removed, since they came later: first, later\n" in undone
+        forked = undone.partition("what it was then is thread '")[2].partition("'")[0]
+        assert shell.run("print(rate, run.value, 'later' in globals())") == "10 {'n': 11} False\n"
+        look = f"print(agent.thread({forked!r}).state.values, agent.thread('t').state.values)"
+        assert shell.run(look) == "{'n': 11} {'n': 501}\n", shell.said
+        again = shell.run(f"print(na.restore(at={last}))")
+        assert "has gone on since" not in again
+        assert shell.run("print(rate, later, run.value)") == "100 1 {'n': 501}\n", shell.said
+        before = shell.run(f"print(na.restore(at={step!r}))")
+        assert "what it was before that step is thread 't-fork-" in before
+        assert shell.run("print(rate)") == "10\n"
+        name = before.partition("before that step is thread '")[2].partition("'")[0]
+        assert shell.run(f"print(na.resume({name!r}).value)") == "{'n': 51}\n"
+
+
+@pytest.mark.parametrize("wish", ["on", "restore", "always"])
+def test_the_environment_says_what_a_fresh_kernel_does(tmp_path: Path, wish: str) -> None:
+    """It keeps the variables, or brings them back as well; what it does not know is one line."""
+    lived(tmp_path, ON, "x = 41", "na.snapshot()")
+
+    with Shell(tmp_path, environment={"NOTEBOOK_AGENTS_AUTOSAVE": wish}) as shell:
+        there = shell.run("print('x' in globals())")
+        shell.run("y = 1", "1")
+
+    if wish == "always":
+        said = "variables of this notebook are not kept: NOTEBOOK_AGENTS_AUTOSAVE is 'always'"
+        assert said in shell.said
+        assert "Traceback" not in shell.said
+    assert there == f"{wish == 'restore'}\n"
+    with na.Journal.open(tmp_path / ".notebook_agents") as journal:
+        kernels = {record.run for record in journal.select(kinds=[Kind.SNAPSHOT])}
+    assert kernels == ({1} if wish == "always" else {1, 2})
+
+
+def test_the_journal_and_the_thread_stay_where_the_kernel_began(tmp_path: Path) -> None:
+    """A cell that changes the folder, and another journal there: nothing goes to that."""
+    (tmp_path / "other").mkdir()
+    with Shell(tmp_path, environment={"NOTEBOOK_AGENTS_HOME": ""}) as shell:
+        shell.run(ON, "import os; os.chdir('other'); other = na.Journal.open('.notebook_agents')")
+        shell.run("x = 1", "na.snapshot()")
+        assert shell.run("print(len(other.threads()), len(na.snapshots()) > 2)") == "0 True\n"
+        shell.kill("1")
+
+    with Shell(tmp_path, environment={"NOTEBOOK_AGENTS_HOME": ""}) as shell:
+        shell.run("%agents restore")
+        assert shell.run("print(x, os.path.basename(os.getcwd()))") == "1 other\n"
+
+
+def test_the_command_line_says_what_such_a_thread_is(tmp_path: Path) -> None:
+    """Listed, shown, logged, checked and compacted; neither resumed nor forked."""
+    # The journal is the one that NOTEBOOK_AGENTS_HOME names.
+    lived(tmp_path, ON, "x = list(range(1000))", "na.snapshot()")
+    home = tmp_path / ".notebook_agents"
+    with na.Journal.open(home) as journal:
+        (thread,) = [info.thread for info in journal.threads() if info.agent == VARIABLES]
+
+    def asked(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(words))
+        assert result.exception is None or isinstance(result.exception, SystemExit), words
+        return result.exit_code, result.output
+
+    code, listed = asked("list")
+    assert (code, thread in listed) == (0, True)
+    for words in (["show", thread], ["log", thread], ["journal", "check"], ["doctor"]):
+        code, said = asked(*words)
+        assert code == 0, (words, said)
+    for words in (["fork", thread], ["resume", thread]):
+        code, said = asked(*words)
+        assert code in (1, 2), (words, said)
+        assert "variables" in said
+    assert asked("journal", "compact")[0] == 0
+    with Shell(tmp_path) as shell:
+        assert shell.run("%agents restore", "print(len(x))") == "1000\n"
+
+
+def test_wrong_words_are_said_in_one_sentence(tmp_path: Path) -> None:
+    """No snapshot of that number, no step, no journal, no such word."""
+    with Shell(tmp_path) as shell:
+        for line, says in {
+            "%agents restore": "no journal",
+            "%agents autosave perhaps": "say on or off",
+            "%agents restore --at": "it takes --list, or --at N",
+        }.items():
+            assert says in shell.run(line), shell.said
+        shell.run(ON)
+        assert "there is no snapshot 99 of this notebook's" in shell.run("%agents restore --at 99")
+        assert "there is no step 'no-such'" in shell.run("%agents restore --at no-such")
+        assert "--at" in shell.run("%agents restore --list")
+        assert "Traceback" not in shell.said
+
+
+def test_ended_by_a_signal_the_last_cell_is_kept(tmp_path: Path) -> None:
+    """SIGKILL behind a cell that changed nothing: what was recorded before is there."""
+    with Shell(tmp_path) as shell:
+        shell.run(ON, "x = 1", "na.snapshot()", "x", "from time import sleep")
+        shell.process.send_signal(signal.SIGKILL)
+        shell.process.wait(60)
+
+    with Shell(tmp_path) as shell:
+        assert shell.run("%agents restore", "print(x)") == "1\n"
