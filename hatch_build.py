@@ -23,7 +23,7 @@ NAME = "@notebook-agents/jupyterlab"
 class Lab(BuildHookInterface[Any]):
     """Ships the built front end, and builds it where it is told to."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's own
         """Add what is built to the files of the wheel."""
         if os.environ.get("NOTEBOOK_AGENTS_LAB") == "1":
             self._build()
@@ -50,4 +50,4 @@ class Lab(BuildHookInterface[Any]):
                 "Node and jupyter-builder, or build without NOTEBOOK_AGENTS_LAB"
             )
         for command in (("jlpm", "install", "--immutable"), ("jlpm", "build:prod")):
-            subprocess.run(command, cwd=Path(self.root) / SOURCE, check=True)
+            subprocess.run(command, cwd=Path(self.root) / SOURCE, check=True)  # noqa: S603 - no input

@@ -103,9 +103,7 @@ def _opener(
         server.write(f"{folder}/notebook.ipynb", cells)
         if before is not None:
             before(server.root / folder)
-        return Lab(
-            server, open_page(width), f"{folder}/notebook.ipynb", SHOTS / request.node.name
-        )
+        return Lab(server, open_page(width), f"{folder}/notebook.ipynb", SHOTS / request.node.name)
 
     open_notebook.again = again  # type: ignore[attr-defined]
     yield open_notebook

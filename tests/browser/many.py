@@ -81,7 +81,10 @@ def main() -> None:
                 server.write("notebook.ipynb", [TICKS, "agent.run({'said': ''}, thread='ticks')"])
                 tab = Lab(server, page, "notebook.ipynb", Path("bench-out", "screens", "many"))
                 _say("click to rows", [_rows(page) for _ in range(ROUNDS)])
-                _say("click on a filter to its rows, asked of the server", [_filtered(page) for _ in range(ROUNDS)])
+                _say(
+                    "click on a filter to its rows, asked of the server",
+                    [_filtered(page) for _ in range(ROUNDS)],
+                )
                 _say("intent to its row", _steps(tab))
         finally:
             server.close()

@@ -104,9 +104,7 @@ agent = na.Agent(graph, name="agent " + EVIL)
 
 def test_markup_in_names_states_and_errors_is_text(paneled: Callable[..., Lab]) -> None:
     """Whoever chooses a conversation's name, a state or an error runs nothing in the panel."""
-    run = (
-        "try:\n    agent.run({'said': ''}, thread='thread ' + EVIL)\nexcept ValueError:\n    pass"
-    )
+    run = "try:\n    agent.run({'said': ''}, thread='thread ' + EVIL)\nexcept ValueError:\n    pass"
     tab = paneled([WICKED, run])
     panel, desk = Panel(tab), Desk(tab)
     panel.show()
@@ -184,7 +182,9 @@ def test_the_panel_in_both_themes_and_for_a_screen_reader(paneled: Callable[...,
     panel.back()
     panel.shot("3-dark-list")
     tab.theme("Light")
-    tab.page.evaluate("() => window.jupyterapp.commands.execute('apputils:activate-command-palette')")
+    tab.page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:activate-command-palette')"
+    )
     tab.page.get_by_placeholder("SEARCH", exact=True).fill("agent")
     palette = tab.page.locator("#modal-command-palette, .lm-CommandPalette")
     for label in ("Show Agents", "Resume Agent"):
