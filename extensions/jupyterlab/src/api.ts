@@ -10,6 +10,7 @@ import type {
   IJournal,
   IRunState,
   ISize,
+  ISnapshot,
   IStepDetail,
   IThread,
   IThreadRuns,
@@ -94,6 +95,11 @@ export class Api {
   delete(place: IPlace, thread: string, unfinished: boolean): Promise<{ said: string }> {
     const more = { ...place, unfinished: String(unfinished) };
     return this.ask(path(thread), more, { method: "DELETE" });
+  }
+
+  /** What is kept of a notebook's variables, the newest first. */
+  variables(place: IPlace, of: string): Promise<{ snapshots: ISnapshot[] }> {
+    return this.get("variables", { ...place, of });
   }
 
   size(place: IPlace): Promise<ISize> {

@@ -5,7 +5,7 @@ import type { IDocumentManager } from "@jupyterlab/docmanager";
 import type { INotebookTracker, NotebookPanel } from "@jupyterlab/notebook";
 import type { Kernel, ServiceManager } from "@jupyterlab/services";
 import { kernelActions, print, renew, works } from "./component";
-import type { IAsked, IReply, IThread, RunNews } from "./types";
+import type { IAsked, IReply, IRestored, IThread, RunNews } from "./types";
 
 const ALIVE = ["idle", "busy"];
 /** How long a kernel may take to start, in ms. */
@@ -71,6 +71,36 @@ export class Kernels {
     };
     const printed = (said: unknown) => shown && print(cells(), shown, said);
     return kernelActions(() => kernel, heard, null, printed).request(asked);
+  }
+
+  /**
+   * Bring a notebook's variables back in its kernel, the newest or those of a snapshot.
+   *
+   * @throws CannotError - The kernel cannot do it: its own sentence.
+   */
+  async restore(path: string, at: number | null): Promise<IRestored> {
+    const panel = await this.notebook(path);
+    const kernel = await living(panel.sessionContext);
+    const said = `__import__("notebook_agents").restore(${at ?? ""}).to_json()`;
+    const code =
+      `__import__("notebook_agents.ui.bundles", fromlist=["publish"]).publish(` +
+      `{"application/json": __import__("json").loads(${said})})`;
+    const future = kernel.requestExecute({ code, store_history: false, allow_stdin: false });
+    let found: IRestored | null = null;
+    let problem = "the kernel gave no answer: try again when it is idle";
+    future.onIOPub = ({ header, content }) => {
+      if (header.msg_type === "display_data") {
+        const { data } = content as { data: Record<string, unknown> };
+        found = (data["application/json"] as IRestored | undefined) ?? found;
+      } else if (header.msg_type === "error") {
+        problem = (content as { evalue: string }).evalue;
+      }
+    };
+    await future.done;
+    if (!found) {
+      throw new CannotError(problem);
+    }
+    return found;
   }
 
   /** Stop a run in the kernel that drives it; null where that is none of this server's. */

@@ -192,3 +192,24 @@ export interface IRunEvent {
   state: IRunState | null;
   delta: IRunState | null;
 }
+
+/** A moment to which a notebook's variables can be brought back. */
+export interface ISnapshot {
+  number: number;
+  taken: string;
+  kernel: number;
+  cell: number;
+  line: string;
+  changed: string[];
+  more: number;
+}
+
+/** A `RestoreReport`, as its `to_json` has it. */
+export interface IRestored {
+  what: string;
+  complete: boolean;
+  restored: string[];
+  refused: Record<string, string>;
+  failed: Record<string, string>;
+  notes: string[];
+}

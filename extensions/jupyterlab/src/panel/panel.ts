@@ -14,6 +14,7 @@ import { Footer } from "./footer";
 import { agentsIcon } from "./icon";
 import { ListView } from "./list";
 import { problemView } from "./problem";
+import { Variables } from "./variables";
 
 const CALLING: Status[] = ["waiting", "in_doubt", "orphaned"];
 
@@ -52,8 +53,9 @@ export class AgentsPanel extends Widget {
     this.said = node("p", "na-said");
     this.said.setAttribute("role", "status");
     this.footer = new Footer(controller);
+    this.variables = new Variables(controller);
     this.home = node("div", "na-home");
-    this.home.append(this.filters.node, this.said, this.view.node);
+    this.home.append(this.filters.node, this.said, this.view.node, this.variables.node);
     this.place = node("div", "na-place");
     this.node.append(this.home, this.place, this.footer.node);
     controller.changed.connect(this.update, this);
@@ -231,12 +233,14 @@ export class AgentsPanel extends Widget {
     if (other === null) {
       this.filters.update();
       this.view.update();
+      this.variables.update();
     }
   }
 
   private readonly filters: Filters;
   private readonly view: ListView;
   private readonly footer: Footer;
+  private readonly variables: Variables;
   private readonly home: HTMLElement;
   private readonly place: HTMLElement;
   private readonly said: HTMLElement;
