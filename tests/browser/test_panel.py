@@ -256,7 +256,7 @@ def test_a_conversation_is_deleted_when_a_person_says_so_twice(
     assert panel.open.count() == 1
     delete.click()
     panel.dialog.get_by_role("button", name="Delete").click()
-    panel.node.get_by_text("No conversation is like this").wait_for()
+    panel.node.get_by_text("No conversation yet").wait_for()
     panel.shot("2-gone")
     panel.node.get_by_role("button", name="Compact").click()
     panel.dialog.get_by_text("Compact the journal?").wait_for()

@@ -67,9 +67,12 @@ export class ListView {
     this.canvas.style.height = `${total * ROW}px`;
     this.canvas.setAttribute("aria-rowcount", String(total));
     this.empty.hidden = total > 0 || !this.list.loaded;
-    this.empty.textContent = this.list.filter.search
-      ? `No conversation has “${this.list.filter.search}” in its name, agent or notebook.`
-      : "No conversation is like this.";
+    const { search, statuses, notebook } = this.list.filter;
+    this.empty.textContent = search
+      ? `No conversation has “${search}” in its name, agent or notebook.`
+      : statuses.length || notebook
+        ? "No conversation is like this."
+        : "No conversation yet: an agent's first run is listed here.";
     const top = this.node.scrollTop;
     const first = Math.max(0, Math.floor(top / ROW) - AROUND);
     const last = Math.min(total - 1, Math.ceil((top + this.node.clientHeight) / ROW) + AROUND);
