@@ -90,7 +90,8 @@ CREATE TABLE records (
     digest  BLOB,
     refs    BIGINT[],
     size    BIGINT NOT NULL,
-    payload BLOB NOT NULL
+    -- Sealed bytes do not get smaller; compressed, one could not be read without its neighbours.
+    payload BLOB NOT NULL USING COMPRESSION uncompressed
 );
 
 -- One row per burst that took records in; the largest `seq` is the watermark.

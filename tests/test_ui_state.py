@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import wave
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 

@@ -175,13 +175,14 @@ class Decoder:
 
     def take(self, seq: int, refs: Sequence[int], payload: bytes) -> None:
         """Have a chunk's record, with its plain payload."""
-        tag, _, data = decompress(payload).partition(b"\0")
+        said, _, data = decompress(payload).partition(b"\0")
+        tag = said.decode()
         if refs and max(refs) >= seq:  # or it could be a part of itself
             raise JournalDamagedError(f"record {seq} refers to one that is not older")
-        if tag.decode() == BRANCH:
+        if tag == BRANCH:
             self._branches[seq] = (ormsgpack.unpackb(data), refs)
         else:
-            self._chunks[seq] = (tag.decode(), data)
+            self._chunks[seq] = (tag, data)
         self.held += len(data) - self._sizes.get(seq, 0)
         self._sizes[seq] = len(data)
 

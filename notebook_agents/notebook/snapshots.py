@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from importlib import import_module
@@ -30,6 +31,7 @@ from notebook_agents.model import Kind
 from notebook_agents.notebook import namespace
 from notebook_agents.pickling import modules, snapshot, versions
 from notebook_agents.pickling.report import RestoreReport
+from notebook_agents.pickling.texts import Texts
 from notebook_agents.runtime import object_records
 from notebook_agents.runtime.object_records import Table
 from notebook_agents.runtime.plain import PlainCodec
@@ -92,16 +94,20 @@ class Snapshots:
 
     Attributes:
         table: What is recorded.
+        fresh: Seconds that `capture` spent last on what was new: the next one need not.
     """
 
     def __init__(self, journal: Journal, thread: str) -> None:
         self.journal = journal
         self.thread = thread
         self.table = Table()
+        self.fresh = 0.0
+        self._texts = Texts()
         self._digests: dict[tuple[str, ...], bytes] = {}
         self._around = b""
         self._refused: dict[str, tuple[Any, str]] = {}
         self._nodes: OrderedDict[bytes, Stored] = OrderedDict()
+        self._coming = set[bytes]()  # marks of the copies that wait for being recorded
         self._generation = journal.generation
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
@@ -119,6 +125,7 @@ class Snapshots:
         if self._writing.acquire(blocking=False):  # else the one that is written sees to it
             self._look_again()
             self._writing.release()
+        self.fresh = 0.0
         taken = self._take(now)
         changed = self._changed(taken)
         copies, borrowed = self._copied(changed)
@@ -137,6 +144,8 @@ class Snapshots:
         self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
         for group in changed:
             self._digests[group.names] = group.digest
+        # A small piece is not looked for among the recorded ones: each snapshot has its own.
+        self._coming.update(mark for mark, copy in copies.items() if len(copy) >= _SMALL)
         known = {group.names for group in taken.groups}
         for names in self._digests.keys() - known:
             self._digests.pop(names, None)
@@ -161,14 +170,16 @@ class Snapshots:
 
     def _take(self, now: namespace.Namespace) -> snapshot.Taken:
         limit = settings.variables_bytes()
+        self._texts.begin()
         taken = snapshot.take(
             now.variables,
-            _reduce,
+            self._reduce,
             known=now.variables.keys() | now.given,
             together=list(self._digests),
             refused=self._refused,
             limit=limit,
         )
+        self.fresh += self._texts.seconds
         total = sum(group.size for group in taken.groups)
         groups = sorted(taken.groups, key=lambda group: group.size)
         while total > limit:
@@ -181,6 +192,10 @@ class Snapshots:
             taken.refused.update(dict.fromkeys(largest.names, why))
         return snapshot.Taken(groups, taken.refused)
 
+    def _reduce(self, value: object) -> Any:
+        found = self._texts.reduce(value)
+        return _reduce(value) if found is None else found
+
     def _changed(self, taken: snapshot.Taken) -> list[Group]:
         return [one for one in taken.groups if self._digests.get(one.names) != one.digest]
 
@@ -191,12 +206,15 @@ class Snapshots:
             for group in groups
             for raw, marks in zip(group.raw, group.marks, strict=True)
             for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True)
-            if mark not in self._nodes
+            if mark not in self._nodes and mark not in self._coming
         }
         size = sum(map(len, wanted.values()))
         if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
             return {}, True
-        return {mark: bytes(piece) for mark, piece in wanted.items()}, False
+        begun = time.perf_counter()
+        copies = {mark: bytes(piece) for mark, piece in wanted.items()}
+        self.fresh += time.perf_counter() - begun
+        return copies, False
 
     # -- recording ----------------------------------------------------------------------------
 
@@ -225,6 +243,7 @@ class Snapshots:
             JournalError: It could not be recorded; then the next one has what this one had.
             NotebookAgentsError: One that it builds on was not; the same holds.
         """
+        coming = list(captured.copies)
         with self._writing:
             try:
                 if captured.since is not self._since:
@@ -237,6 +256,8 @@ class Snapshots:
                 self.forget()
                 self._nodes.clear()
                 raise
+            finally:
+                self._coming.difference_update(coming)
 
     def _write(
         self,

@@ -88,3 +88,27 @@ def view(data: bytes, code: str, shape: tuple[int, ...]) -> memoryview:
     """Rebuild a memoryview, over bytes of its own."""
     flat = memoryview(data)
     return flat if code == "B" and len(shape) == 1 else flat.cast(code, shape)  # type: ignore[call-overload]
+
+
+def texts(
+    data: Any, between: str, missing: dict[int, float | None], shape: tuple[int, ...], order: Any
+) -> Any:
+    """Rebuild an array of strings; equal ones become one object.
+
+    Args:
+        data: All of them as UTF-8.
+        between: What stands between two of them.
+        missing: What is in other places, by place; there `data` has an empty one.
+        shape: The array's.
+        order: "C" or "F": in which order `data` has them.
+    """
+    import numpy
+
+    held: list[Any] = str(data, "utf-8", "surrogatepass").split(between)
+    once = {text: text for text in held}
+    held = [once[text] for text in held]
+    for place, one in missing.items():
+        held[place] = one if one is None else numpy.nan
+    found = numpy.empty(len(held), dtype=object)
+    found[:] = held
+    return found.reshape(shape, order=order)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xxhash import xxh3_128, xxh3_128_digest
 
 from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
-from notebook_agents.pickling import containers, reopen
+from notebook_agents.pickling import containers, reopen, texts
 from notebook_agents.pickling.codec import CLOUDPICKLE, Bounded, Pickler, Reduce, dumps, loads
 from notebook_agents.pickling.refusals import Refusal
 from notebook_agents.pickling.rules import RefusedError
+from notebook_agents.pickling.sharing import Sharing, dtype
 
 if TYPE_CHECKING:
     import pickle
@@ -199,6 +200,7 @@ class _Taking(Pickler):
         weak: Those that they do refer to.
         classes: Classes that went by value.
         modules: Names of the modules of classes and functions that went by name.
+        named: Those classes.
     """
 
     def __init__(self, file: io.BytesIO, beside: Any, reduce: Reduce | None) -> None:
@@ -209,6 +211,7 @@ class _Taking(Pickler):
         self.weak: dict[int, Any] = {}
         self.classes: dict[int, type] = {}
         self.modules: set[str] = set()
+        self.named: set[type] = set()
 
     def reducer_override(self, value: Any) -> Any:
         """Reduce a value by a hook, the caller's rule, or as everything else is."""
@@ -216,6 +219,8 @@ class _Taking(Pickler):
             reduced = super().reducer_override(value)
             if reduced is NotImplemented:
                 self.modules.add(value.__module__ or "")
+                if isinstance(value, type):
+                    self.named.add(value)
             elif isinstance(value, type):
                 self.classes[id(value)] = value
             elif self.known and value.__globals__ is vars(sys.modules["__main__"]):
@@ -228,7 +233,7 @@ class _Taking(Pickler):
         elif type(value) is weakref.ReferenceType:
             return self._weak(value)
         else:
-            for rule in (reopen.reduce, containers.reduce, self.reduce):
+            for rule in (reopen.reduce, containers.reduce, self.reduce, texts.reduce, dtype):
                 if rule is not None and (found := rule(value)) is not None:
                     return found
         return super().reducer_override(value)
@@ -269,6 +274,7 @@ class _Taker:
         self._reduce = reduce
         self._known = known
         self._limit = limit
+        self._sharing = Sharing()
         self._given: dict[str, Any] = {}
         self.refused: dict[str, str] = {}
 
@@ -354,7 +360,7 @@ class _Taker:
         raise AssertionError
 
     def _pickled(self, objects: dict[str, Any], strong: set[int] | None) -> _Pass:
-        return _pickled(objects, self._reduce, strong, self._known, self._limit)
+        return _pickled(objects, self._reduce, strong, self._known, self._limit, self._sharing)
 
 
 def _pickled(
@@ -363,6 +369,7 @@ def _pickled(
     strong: set[int] | None,
     known: frozenset[str] = frozenset(),
     limit: int | None = None,
+    sharing: Sharing | None = None,
 ) -> _Pass:
     file = io.BytesIO() if limit is None else Bounded(limit)
     file.write(CLOUDPICKLE)
@@ -379,8 +386,10 @@ def _pickled(
     pickler = _Taking(file, beside, reduce)
     pickler.strong, pickler.known = strong, known
     pickler.dump(objects)
-    met = {key: held for key, (_, held) in pickler.memo.copy().items() if _is_shared(held)}
-    met.pop(id(objects), None)
+    sharing = Sharing() if sharing is None else sharing
+    met = {key: held for key, (_, held) in pickler.memo.copy().items() if sharing[type(held)]}
+    for key in (id(objects), *(sharing.held_by(pickler.named) & met.keys())):
+        met.pop(key, None)
     modules = frozenset(pickler.modules)
     return _Pass(file.getvalue(), buffers, modules, met, pickler.weak, pickler.classes)
 
@@ -410,17 +419,6 @@ def _fall_back(
 def _why(error: NotebookAgentsError) -> str:
     text = str(error)
     return text.partition(" cannot be kept: ")[2] if isinstance(error, ValueNotKeptError) else text
-
-
-def _is_shared(value: object) -> bool:
-    """Whether it matters that it is one object: it can be changed, or is known by its identity.
-
-    Classes and functions are the same ones wherever they are loaded.
-    """
-    if isinstance(value, type | types.FunctionType | types.ModuleType):
-        return False
-    own = type(value).__hash__
-    return own is None or own is object.__hash__
 
 
 def _together(passes: Mapping[tuple[str, ...], _Pass]) -> list[list[tuple[str, ...]]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from rich.padding import Padding
     from rich.text import Text
 
     from notebook_agents.model import Attempt, Decision, RunView, Step
@@ -221,19 +222,29 @@ def to_text(
         # The call is on a line of its own, so that it can be copied.
         call = Padding(Text(todo[1]), (0, 0, 0, 2), expand=False)
         lines += [Text(f"next: {todo[0]}:"), call]
-    if view.steps:
-        room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
-        heading = _Row(
-            depth=0, look=None, name="step", attempts="attempts", tokens="tokens", time="time"
-        )
-        lines += [Text(), _text_line("state", heading, room, tokens=page.tokens)]
-    for row in page.rows:
-        lines.append(_text_line(str(row.look or ""), row, room, tokens=page.tokens))
-        left = _STATE_CELLS + 2 * row.depth + 2
-        for note in row.notes:
-            lines.append(Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False))
+    lines += _text_tree(view, page, width)
     console.print(*lines, sep="\n")  # one call: each looks at the terminal anew
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def _text_tree(view: RunView, page: Page, width: int) -> Iterator[Text | Padding]:
+    """Yield the tree's lines, below a heading."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not view.steps:
+        return
+    room = width - (_MARK_CELLS if any(step.replayed for step in view.steps) else 0)
+    heading = _Row(
+        depth=0, look=None, name="step", attempts="attempts", tokens="tokens", time="time"
+    )
+    yield Text()
+    yield _text_line("state", heading, room, tokens=page.tokens)
+    for row in page.rows:
+        yield _text_line(str(row.look or ""), row, room, tokens=page.tokens)
+        left = _STATE_CELLS + 2 * row.depth + 2
+        for note in row.notes:
+            yield Padding(Text(note, style="dim"), (0, 0, 0, left), expand=False)
 
 
 def _text_line(state: str, row: _Row, room: int, *, tokens: bool) -> Text:
@@ -393,12 +404,9 @@ def _step_row(step: Step, view: RunView, depth: int, notes: tuple[str, ...]) -> 
 def _folded_row(steps: Sequence[Step], view: RunView, depth: int) -> _Row:
     names = sorted({clean(name) for name in {step.name for step in steps}})
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    outcomes = Counter(str(outcome_in(step, view)) for step in steps).most_common()
+    outcomes = Counter(outcome_in(step, view).value for step in steps).most_common()
     words = [(_OUTCOMES[Outcome(outcome)].word, count) for outcome, count in outcomes]
-    if len(words) == 1:
-        said = words[0][0]
-    else:
-        said = ", ".join(f"{count} {word}" for word, count in words)
+    said = ", ".join(word if len(words) == 1 else f"{count} {word}" for word, count in words)
     replayed = sum(step.replayed for step in steps)
     again = sum(tries(step) > 1 for step in steps)
     if again:

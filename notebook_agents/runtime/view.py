@@ -35,6 +35,7 @@ _ENDS = {
     Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
     Kind.STEP_LATE: Outcome.LATE,
 }
+_seq = attrgetter("seq")
 _STEP_KINDS = (Kind.STEP_INTENDED, Kind.DECISION, Kind.USAGE, *_ENDS)
 
 
@@ -241,11 +242,14 @@ def _steps(
     """Return the steps in the order in which they first began; without contents if closed."""
     failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED and not closed]
     errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
-    ends = {(record.step, record.attempt): record for record in records if record.kind in _ENDS}
+    ends: dict[tuple[str | None, int | None], Record] = {}
     begun: dict[str, list[Record]] = {}
     for record in records:
-        if record.kind is Kind.STEP_INTENDED and record.step is not None:
-            begun.setdefault(record.step, []).append(record)
+        if record.kind is Kind.STEP_INTENDED:
+            if record.step is not None:
+                begun.setdefault(record.step, []).append(record)
+        elif record.kind in _ENDS:
+            ends[record.step, record.attempt] = record
     decisions = {} if closed else _decisions(journal, records)
     resumed_at = frame.starts[-1].seq if len(frame.starts) > 1 else 0
     steps = [
@@ -346,7 +350,7 @@ def _step(
         attempts.append(
             Attempt(
                 number=intent.attempt or 1,
-                session=bisect_left(starts, intent.seq, key=attrgetter("seq")),
+                session=bisect_left(starts, intent.seq, key=_seq),
                 started=clock.from_us(intent.ts),
                 ended=None if end is None else clock.from_us(end.ts),
                 outcome=outcome,

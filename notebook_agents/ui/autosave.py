@@ -88,7 +88,7 @@ class Keeper:
         self._worker: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._said: dict[str, str] = {}
-        self._took = self._when = 0.0
+        self._took = self._spent = self._when = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._borrowed = False
@@ -187,7 +187,10 @@ class Keeper:
             except BaseException:  # also Ctrl-C: the next one must not build on it
                 snapshots.forget()
                 raise
-            self._took, self._when = time.perf_counter() - began, time.monotonic()
+            took = time.perf_counter() - began
+            # What was new may be nothing the next time, but hardly if it was much twice.
+            self._took = max(took - snapshots.fresh, min(took, self._spent))
+            self._spent, self._when = took, time.monotonic()
 
     def _around(self) -> dict[str, Any]:
         """Return what a snapshot says besides: its cell, and what the journal has by then."""

@@ -46,8 +46,6 @@ _SHARE = 40
 _BUNDLE_SECONDS = (2.0, 30.0)
 """Between two bundles, where a widget shows what happens in between; twice as long each time. A
 notebook that is saved when its kernel was killed has what the last one had."""
-_FEW = 50
-"""Steps up to which the first of these bundles is sent with the first update: it costs little."""
 _WHOLE_SECONDS = 1.0
 """After so long the widget gets everything once more: a page may have missed what came first."""
 _JOIN_SECONDS = 5.0
@@ -123,7 +121,7 @@ class Live:
         self._display()
         self._over = threading.Event()
         self._between = _BUNDLE_SECONDS[0]
-        self._due = 0.0 if self._widget is None else time.monotonic() + self._between
+        self._due = 0.0
         self._watching.enter_context(observe(self._note))
         self._thread = threading.Thread(
             target=copy_context().run,
@@ -169,17 +167,14 @@ class Live:
     def _follow(self, over: threading.Event) -> None:
         pause = _PAUSE_SECONDS
         whole = time.monotonic() + _WHOLE_SECONDS
-        first = True
         while not over.wait(pause):
             began = time.monotonic()
             self._send()
             if began >= whole and self._widget is not None:
                 self._widget.state, whole = self.state, math.inf
             pause = max(_PAUSE_SECONDS, _SHARE * (time.monotonic() - began))
-            few = first and self._folding is not None and len(self._folding.steps) <= _FEW
-            if (few or began >= self._due) and not over.is_set():
+            if began >= self._due and not over.is_set():
                 self._send_bundle()
-            first = False
 
     def _send(self) -> None:
         """Send what changed to the widget."""

@@ -33,6 +33,7 @@ NAMES = (
     "compact",
     "reading",
     "live",
+    "variables",
     "profile",
 )
 

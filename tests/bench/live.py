@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
 
+from .kernels import kernel
 from .measure import Bench, Cost, quartiles, sandbox
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 BAR = 1.05
 ROUNDS = 15
-_SECONDS = 120.0
 _SETUP = """
 import gc, json, operator, time
 from typing import Annotated, TypedDict
@@ -56,11 +49,11 @@ def run(bench: Bench) -> None:
     """Compare runs that are shown with runs that are not, and judge the ratio."""
     steps = bench.size(1_000, 4)
     threads = count()
-    with sandbox() as home, _kernel(home) as ask:
-        ask(f"LAPS = {steps // 2}" + _SETUP)
+    with sandbox() as home, kernel(home) as ask:
+        ask(f"LAPS = {steps // 2}" + _SETUP, cell=True)
 
         def once(*, show: bool) -> Cost:
-            said = ask(f"print(json.dumps(once('t{next(threads)}', {show})))")
+            said = ask(f"print(json.dumps(once('t{next(threads)}', {show})))", cell=True)
             return Cost(*json.loads(said.splitlines()[-1]))
 
         work = f"a run of {steps} steps in a kernel, half of them @step calls"
@@ -71,30 +64,3 @@ def run(bench: Bench) -> None:
     bench.judge(
         f"{work}: shown ÷ not shown", statistics.median(ratios), BAR, spread=quartiles(ratios)
     )
-
-
-@contextmanager
-def _kernel(home: Path) -> Iterator[Any]:
-    """Start a kernel; give a function that executes code in it and returns what it printed."""
-    from jupyter_client.manager import start_new_kernel
-
-    environment = {**os.environ, "NOTEBOOK_AGENTS_HOME": str(home / "journal")}
-    manager, client = start_new_kernel(env=environment, cwd=str(home))
-    said: list[str] = []
-
-    def hear(message: dict[str, Any]) -> None:
-        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
-            said.append(message["content"]["text"])
-        elif message["msg_type"] == "error":
-            raise RuntimeError(message["content"]["evalue"])
-
-    def ask(code: str) -> str:
-        said.clear()
-        client.execute_interactive(code, output_hook=hear, timeout=_SECONDS)
-        return "".join(said)
-
-    try:
-        yield ask
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)

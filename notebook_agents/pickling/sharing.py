@@ -1,0 +1,55 @@
+"""Which of the objects that a pickler met bring together those who have them."""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_COMPILED = "cython_function_or_method"
+_CONTAINERS = (list, dict, set)
+
+
+class Sharing(dict[type, bool]):
+    """Whether it matters of objects of a type: they can be changed, or are known by identity.
+
+    Classes and functions are the same ones wherever they are loaded. It is for one moment: classes
+    are asked once for what they hold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: dict[type, frozenset[int]] = {}
+
+    def __missing__(self, kind: type) -> bool:
+        own: Any = kind.__hash__
+        named = issubclass(kind, type | types.FunctionType | types.ModuleType)
+        found = own is None or own is object.__hash__
+        self[kind] = found = found and not named and kind.__name__ != _COMPILED
+        return found
+
+    def held_by(self, classes: Iterable[type]) -> set[int]:
+        """Return the ids of the containers that classes hold, which went by name.
+
+        What pandas keeps of a frame has a list of its class in it. It is no frame's own.
+        """
+        found: set[int] = set()
+        for cls in classes:
+            if cls not in self._held:
+                held = (one for base in cls.__mro__ for one in vars(base).values())
+                self._held[cls] = frozenset(id(one) for one in held if type(one) in _CONTAINERS)
+            found |= self._held[cls]
+        return found
+
+
+def dtype(value: Any) -> Any:
+    """Return what `__reduce__` may return of a NumPy record type, None of anything else.
+
+    What it returns itself has a dict in it that all arrays of that type share.
+    """
+    if type(value).__name__ != "VoidDType":
+        return None
+    made, arguments, state = value.__reduce__()
+    return made, arguments, tuple(one.copy() if type(one) is dict else one for one in state)
