@@ -3,6 +3,7 @@
 # make check   style, types, layers
 # make crash   kills by the thousand: make crash N=5000 SEED=1
 # make crash-notebooks   kernels and runners of the notebooks killed: make crash-notebooks N=50 SEED=1 JOBS=2
+# make lab     JupyterLab's side panel: checks and builds extensions/jupyterlab, needs Node
 # make browser stories of people at a notebook, in a real JupyterLab and Chromium; pictures in bench-out/screens
 # make damage  files spoilt by the thousand: make damage N=5000 SEED=1
 # make conformance   the saver's report from LangGraph's own suite: 81 of 81
@@ -15,7 +16,7 @@ N      ?= 5000
 SEED   ?= 0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check browser crash crash-notebooks damage conformance newest bench clean
+.PHONY: demo test check lab browser crash crash-notebooks damage conformance newest bench clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/notebook-agents demo $(if $(ENV),--env $(ENV))
@@ -28,6 +29,21 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Built into the wheel from then on; here JupyterLab is led to what is built.
+LAB     = extensions/jupyterlab
+SHARE   = $(VENV)/share/jupyter/labextensions/@notebook-agents
+JLPM    = cd $(LAB) && PATH="$(abspath $(BIN)):$$PATH" jlpm
+
+lab: $(VENV)/.ready-dev
+	@command -v node >/dev/null || { echo "make lab needs Node 20 or newer (https://nodejs.org)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --group lab
+	$(JLPM) install --immutable
+	$(JLPM) check
+	$(JLPM) build:prod
+	mkdir -p $(SHARE)
+	rm -rf $(SHARE)/jupyterlab
+	ln -s $(abspath $(LAB))/labextension $(SHARE)/jupyterlab
 
 browser: $(VENV)/.ready-dev
 	NEED_BROWSER=1 $(BIN)/python -m pytest tests/browser

@@ -111,6 +111,7 @@ def _versions() -> Iterator[Check]:
             found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
             yield Check(name=name, level=Level.OK, found=found)
     yield _extension()
+    yield _panel()
 
 
 def _extension() -> Check:
@@ -129,6 +130,19 @@ def _extension() -> Check:
         level=Level.OK,
         found=f"JupyterLab's side panel needs it: {how} enables it",
     )
+
+
+def _panel() -> Check:
+    """Whether JupyterLab here finds the side panel."""
+    if find_spec("jupyterlab") is None:
+        return Check(name="side panel", level=Level.OK, found="there is no JupyterLab here")
+    from jupyter_core.paths import jupyter_path
+
+    for folder in map(Path, jupyter_path("labextensions")):
+        if (folder / "@notebook-agents" / "jupyterlab" / "package.json").is_file():
+            return Check(name="side panel", level=Level.OK, found=f"in {folder}")
+    found = "not in this installation: a released wheel has it, in a checkout `make lab` builds it"
+    return Check(name="side panel", level=Level.OK, found=found)
 
 
 def _sqlite_version() -> str:

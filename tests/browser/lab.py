@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60
 """How long anything may take on a busy machine; the slowest is the kernel's first start."""
+EXTENSION = "@notebook-agents/jupyterlab"
 _QUIET = "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
@@ -38,14 +39,20 @@ def chromium() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
+def extension() -> bool:
+    """Whether JupyterLab finds our extension in this environment."""
+    return Path(sys.prefix, "share/jupyter/labextensions", EXTENSION, "package.json").is_file()
+
+
 class Server:
     """A JupyterLab server of its own, which knows nothing of this user.
 
     Args:
         folder: Where notebooks, settings and the server's log are.
+        extension: Whether our own extension of JupyterLab is there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, extension: bool = False) -> None:
         self.root = folder / "work"
         self.root.mkdir(parents=True)
         self.token = "browser-test"
@@ -58,6 +65,10 @@ class Server:
         quiet = homes["JUPYTER_CONFIG_DIR"] / _QUIET
         quiet.parent.mkdir(parents=True)
         quiet.write_text('{"fetchNews": "false"}')
+        if not extension:
+            disabled = homes["JUPYTER_CONFIG_DIR"] / "labconfig/page_config.json"
+            disabled.parent.mkdir()
+            disabled.write_text(json.dumps({"disabledExtensions": {EXTENSION: True}}))
         here = {name: str(path) for name, path in homes.items()}
         environment = {**os.environ, **here}
         environment.pop("NOTEBOOK_AGENTS_HOME", None)  # a notebook's journal lies beside it
@@ -130,15 +141,18 @@ class Lab:
         page: The tab.
         notebook: The notebook's name.
         shots: Where screenshots go.
+        busy: Its kernel is at work already.
     """
 
-    def __init__(self, server: Server, page: Page, notebook: str, shots: Path) -> None:
+    def __init__(
+        self, server: Server, page: Page, notebook: str, shots: Path, *, busy: bool = False
+    ) -> None:
         self.server = server
         self.page = page
         self.notebook = notebook
-        self._shots = shots
+        self.shots = shots
         page.set_default_timeout(SECONDS * 1e3)
-        self.open()
+        self.open(busy=busy)
 
     def open(self, *, busy: bool = False) -> None:
         """Open the notebook, or load the page again; return when its kernel is idle.
@@ -236,8 +250,8 @@ class Lab:
 
     def shot(self, name: str, what: Locator | None = None) -> None:
         """Keep a picture of the page, or of a part of it."""
-        self._shots.mkdir(parents=True, exist_ok=True)
-        (what or self.page).screenshot(path=self._shots / f"{name}.png")
+        self.shots.mkdir(parents=True, exist_ok=True)
+        (what or self.page).screenshot(path=self.shots / f"{name}.png")
 
 
 _PANEL = "window.jupyterapp.shell.currentWidget"

@@ -51,14 +51,14 @@ async function stop(kernel, asked) {
 
 /** Put a run's new record in the place of its old ones in a notebook: a fresh kernel, which did not
  *  run that cell, cannot. `cells` are of @jupyterlab/notebook's model. */
-function renew(cells, record) {
+export function renew(cells, record) {
   for (const { outputs, place } of records(cells, record[MEDIA_TYPE])) {
     outputs.set(place, { output_type: "display_data", data: record, metadata: {} });
   }
 }
 
 /** Put what a run prints that a button began under the cell that shows it, as a cell's own prints. */
-function print(cells, state, { name, text }) {
+export function print(cells, state, { name, text }) {
   const [shown] = records(cells, state);
   if (shown) shown.outputs.add({ output_type: "stream", name, text });
 }

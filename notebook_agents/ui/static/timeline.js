@@ -7,6 +7,7 @@
  *   request(asked)   a promise of the reply {ok, said, state?, detail?} to {action, thread, …}
  *   watch(tell)      optional: calls tell("lost") when the kernel is gone and tell("ready") when
  *                    there is one again; returns a function that ends this
+ *   more(step)       optional: an element with what else is shown of a step in its opened row
  *
  * Everything that users, models and tools said is set as text, never as markup.
  */
@@ -471,6 +472,7 @@ class Timeline {
       made.addEventListener("keydown", (event) => event.stopPropagation());
       this.details.set(step.id, made);
       this.fillDetails(made, step);
+      if (this.observer) this.observer.observe(made); // what is in it can be unfolded
       if (step.result === null && step.state === "returned") this.askDetail(step);
     }
     return made;
@@ -486,7 +488,8 @@ class Timeline {
 
   fillDetails(box, step) {
     const said = (happened, result) => this.ask({ action: "resolve", step: step.id, happened, result }, "noting it");
-    box.replaceChildren(...facts(step, said));
+    const more = this.actions.more ? [this.actions.more(step.id)] : [];
+    box.replaceChildren(...facts(step, said), ...more);
   }
 
   async askDetail(step) {

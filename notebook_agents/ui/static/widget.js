@@ -1,6 +1,6 @@
 /* The timeline as the view of an anywidget. */
 
-import { kernelActions } from "./kernel.js";
+import { kernelActions, print, renew } from "./kernel.js";
 import { works } from "./looks.js";
 import { mount } from "./timeline.js";
 
@@ -66,12 +66,20 @@ function render({ model, el }) {
   };
   const printed = (said) => print(cells(), feed.head, said);
   const actions = kernelActions(current, heard, (asked) => feed.ask(asked), printed);
-  const view = mount(el, feed.state, actions);
-  feed.views.add(view);
-  return () => {
-    feed.views.delete(view);
-    view.destroy();
+  const draw = () => {
+    el.classList.remove("na-yields");
+    const view = mount(el, feed.state, actions);
+    feed.views.add(view);
+    return () => {
+      feed.views.delete(view);
+      view.destroy();
+    };
   };
+  // JupyterLab's extension shows the run in its record's place, and outlives this kernel.
+  const lab = globalThis[Symbol.for("notebook-agents.feeds")];
+  if (!lab) return draw();
+  el.classList.add("na-yields");
+  return lab.offer(feed, draw);
 }
 
 export default { initialize, render };
