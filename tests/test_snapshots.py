@@ -481,3 +481,23 @@ def test_a_bad_record_is_refused_by_name_and_the_others_are_usable(folder: Path)
         assert shell.run("print('x' in globals())") == "False\n"
         shell.run("%agents restore --at 2")
         assert shell.run("print(x)") == "1\n"
+
+
+def test_a_restore_loses_nothing_and_is_what_the_next_one_brings_back(folder: Path) -> None:
+    """What changed since is kept first; behind an undo the newest is what came back."""
+    lived(folder, ON, "x = [1]", "x.append(2)", "na.snapshot()")
+
+    with Shell(folder) as shell:
+        shown = shell.run("%agents restore")
+        assert "autosave on keeps what changes from now on" in shown
+        shell.run("x.append('new')", "%agents restore")
+        assert shell.run("print(x)") == "[1, 2]\n"
+        number = int(shell.run("print(na.snapshots()[1].number)"))
+        assert "what there was before" in shell.run("print(na.snapshots()[1].line)")
+        shell.run(f"%agents restore --at {number}")
+        assert shell.run("print(x)") == "[1, 2, 'new']\n"
+        shell.kill("%agents restore --at 2")
+
+    with Shell(folder) as shell:
+        shell.run("%agents restore")
+        assert shell.run("print(x)") == "[1]\n"

@@ -234,16 +234,22 @@ def test_a_tool_that_asks_a_person_waits_and_the_other_is_not_made_again(
 def test_each_of_two_questions_gets_its_own_answer(
     home: Path, call: Callable[..., na.Run], ledger: Ledger
 ) -> None:
-    """A tool call whose answered question is not asked again leaves the next its own answer."""
+    """A tool call whose answered question is not asked again leaves the next its own answer.
 
-    @tool
+    On a loop the tool is a coroutine: calls in worker threads may ask in any order there, and
+    LangGraph knows questions by their order.
+    """
+
     def buy(item: str) -> str:
-        """Ask first."""
         answer = interrupt(item)
         ledger.note(f"{item}: {answer}")
         return f"{item}: {answer}"
 
-    node = ToolNode([buy])
+    async def abuy(item: str) -> str:
+        return buy(item)
+
+    made = StructuredTool.from_function(buy, abuy, name="buy", description="Ask first.")
+    node = ToolNode([made])
     given = ask(*(("buy", {"item": item}) for item in ("tin", "oak", "jet")))
     for answer in (given, *(Command(resume=word) for word in ("yes", "no"))):
         asking = drive(home, node, answer, call, max_concurrency=1)

@@ -163,8 +163,12 @@ class Keeper:
             why = str(error) or type(error).__name__
             self._say(why, f"the variables are not kept behind this cell: {why}")
 
-    def take(self, *, always: bool) -> None:
+    def take(self, *, always: bool, line: str | None = None) -> None:
         """Take a snapshot and have it recorded.
+
+        Args:
+            always: Whether it is recorded where nothing changed.
+            line: What lists say of it; None for the cell's first line.
 
         Raises:
             JournalError: The thread cannot be written to.
@@ -183,7 +187,7 @@ class Keeper:
                     )
                     self._worker.start()
                     atexit.register(self.close)
-                self._tasks.put(_Task(snapshots, captured, self._around(), always))
+                self._tasks.put(_Task(snapshots, captured, self._around(line), always))
             except BaseException:  # also Ctrl-C: the next one must not build on it
                 snapshots.forget()
                 raise
@@ -192,11 +196,11 @@ class Keeper:
             self._took = max(took - snapshots.fresh, min(took, self._spent))
             self._spent, self._when = took, time.monotonic()
 
-    def _around(self) -> dict[str, Any]:
+    def _around(self, line: str | None) -> dict[str, Any]:
         """Return what a snapshot says besides: its cell, and what the journal has by then."""
         # The shell's own count says of a cell that runs what its version of IPython makes of it.
         cells = namespace.shell().history_manager.input_hist_raw
-        lines = str(cells[-1]).strip()
+        lines = str(cells[-1]).strip() if line is None else line
         return {
             "cell": len(cells) - 1,
             "line": lines.partition("\n")[0][:_LINE].encode(errors="replace").decode(),
@@ -435,15 +439,15 @@ def snapshot() -> int:
     return own.number
 
 
-def keep(own: Keeper) -> None:
-    """Have a snapshot on disk.
+def keep(own: Keeper, line: str | None = None) -> None:
+    """Have a snapshot on disk; `line` is what lists say of it, in place of the cell's first.
 
     Raises:
         NotebookAgentsError: It could not be recorded.
     """
-    own.take(always=True)
+    own.take(always=True, line=line)
     try:
         own.flush()
     except (FencedError, CompactedError):  # said; it goes on, with another token
-        own.take(always=True)
+        own.take(always=True, line=line)
         own.flush()

@@ -129,8 +129,8 @@ def restore(at: int | str | None = None) -> RestoreReport:
     Without `at` it is the newest: what a fresh kernel begins with, where the one before died. Its
     agents' threads stay as they are, `na.resume()` goes on with them. With `at` it is an undo, of
     both: variables that came later are removed, and each thread of this notebook's agents that has
-    gone on since is forked at that moment. The report names the forks. Nothing is lost by it: the
-    variables of now are kept first, as one more snapshot, and the threads themselves stay.
+    gone on since is forked at that moment. The report names the forks. Nothing is lost by either:
+    variables that there are now are kept first, as one more snapshot, and the threads stay.
 
     Args:
         at: A snapshot's number, as `na.snapshots()` has it; or a step's id: the newest snapshot
@@ -149,13 +149,14 @@ def restore(at: int | str | None = None) -> RestoreReport:
     journal = own.journal
     step = _step(journal, at) if isinstance(at, str) else None
     record = _chosen(own, at, step)
-    if at is not None and own.began:
+    number = record.attempt or 0
+    has = own.began or bool(namespace.now().variables)
+    if has:
         own.held = record.seq  # while one more may be one too many
         try:
-            autosave.keep(own)
+            autosave.keep(own, f"(what there was before {number} came back)")
         finally:
             own.held = None
-    number = record.attempt or 0
     taken = clock.from_us(record.ts).astimezone()
     before = own.snapshots.table
     variables, report, more = own.load(
@@ -176,6 +177,10 @@ def restore(at: int | str | None = None) -> RestoreReport:
     user.update(variables)
     if at is not None:
         notes += _forked(own, more["seen"], step)
+    if has and not report.failed:  # whoever restores next wants this; older ones have what failed
+        autosave.keep(own, f"({number} came back)")
+    if not own.on:
+        notes.append("%agents autosave on keeps what changes from now on: here it is off")
     return replace(report, notes=tuple(notes))
 
 

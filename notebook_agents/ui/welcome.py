@@ -65,6 +65,10 @@ def begin_variables(shell: Any, *, told: str = "") -> None:
     try:
         wish = settings.autosave()
         line = _kept_line()
+        if wish != "off":
+            from notebook_agents.ui.autosave import keeper
+
+            keeper().turn(on=True)
         if wish == "restore" and line is not None:
             from notebook_agents.ui.restoring import restore
 
@@ -72,10 +76,6 @@ def begin_variables(shell: Any, *, told: str = "") -> None:
             shell.display_pub.publish({"text/plain": str(report), "text/html": report.to_html()})
         elif line is not None:
             _show(shell, line)
-        if wish != "off":
-            from notebook_agents.ui.autosave import keeper
-
-            keeper().turn(on=True)
     except Exception as error:  # noqa: BLE001 - told: a kernel starts whatever is broken
         said = " ".join(str(error).split()) or type(error).__name__
         if said not in told:

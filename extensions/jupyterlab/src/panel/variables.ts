@@ -19,9 +19,16 @@ export class Variables {
     this.node.append(this.title, this.report, this.list);
     this.node.hidden = true;
     this.node.addEventListener("toggle", () => this.node.open && void this.look());
+    // A snapshot is no event of a conversation.
+    setInterval(() => this.home?.checkVisibility() && this.update(), ASK_MS);
   }
 
   readonly node: HTMLDetailsElement;
+
+  /** Where it stands; it is hidden itself where nothing is kept. */
+  private get home(): HTMLElement | null {
+    return this.node.parentElement;
+  }
 
   update(): void {
     const notebook = this.controller.kernels.current;
@@ -31,7 +38,7 @@ export class Variables {
       this.report.replaceChildren();
       this.asked = 0;
     }
-    if (notebook !== null && Date.now() - this.asked > ASK_MS) {
+    if (notebook !== null && Date.now() - this.asked >= ASK_MS - 100) {
       void this.look();
     }
   }
@@ -99,6 +106,7 @@ export class Variables {
     }
     this.report.textContent = "restoring…";
     try {
+      await this.look(); // what is newest now is what comes back
       const { kernels } = this.controller;
       this.tell(await kernels.restore(notebook!, newest ? null : number));
       await this.look();
