@@ -32,6 +32,7 @@ class Lab(BuildHookInterface[Any]):
                 "without the JupyterLab extension, which is not built: `make lab` builds it"
             )
             return
+        (Path(self.root) / BUILT / "package.json.orig").unlink(missing_ok=True)  # jupyter-builder's
         place = f"share/jupyter/labextensions/{NAME}"
         shared = build_data["shared_data"]
         shared[str(BUILT)] = place

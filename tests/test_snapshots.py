@@ -110,7 +110,8 @@ x = 2
         shell.run("y = 5", "na.snapshot()")
         shell.kill("1")
 
-    assert told == "the variables are not kept behind this cell: KeyboardInterrupt\n"
+    # The line that a new key is said in comes from another thread, whenever it gets there.
+    assert "the variables are not kept behind this cell: KeyboardInterrupt" in told.splitlines()
     with Shell(folder) as shell:
         assert "Out[2]: (2, 5)" in shell.run("%agents restore", "x, y")
 

@@ -112,6 +112,18 @@ def fork(
     running = head.status == RunStatus.RUNNING if until is None else _is_open(kept, run)
     if point is not None or running:
         drafts.append(pending(name, head.scope, run, session))
+    _append(journal, drafts, claim, name, thread)
+    return name
+
+
+def _append(
+    journal: Journal, drafts: Sequence[Draft], claim: Claim, name: str, thread: str
+) -> None:
+    """Record a fork, which nobody drives.
+
+    Raises:
+        UsageError: There is a thread of that name.
+    """
     try:
         journal.append(drafts, durable=True)
     except FencedError:
@@ -123,7 +135,6 @@ def fork(
     finally:
         if claim.token:
             journal.release(name, claim.token)
-    return name
 
 
 def _before(thread: str, records: Sequence[Record], until: int, gone: Set[int]) -> list[Record]:

@@ -306,15 +306,7 @@ class Snapshots:
             scope=scope,
             token=columns["token"],
         )
-        unsettled, groups = set(captured.unsettled), []
-        for group in captured.groups:
-            stored = self._stored(encoder, group, captured.copies)
-            if stored is None:
-                self.forget()
-                unsettled.update(group.names)
-            else:
-                groups.append(stored)
-        self._append(encoder, 0)
+        groups, unsettled = self._all_stored(encoder, captured)
         before = self.table
         refused = captured.refused | {
             name: _UNSETTLED for name in unsettled if name not in before.entries
@@ -345,6 +337,19 @@ class Snapshots:
         while len(self._nodes) > _MOST_NODES:
             self._nodes.popitem(last=False)
         return found[-1].seq
+
+    def _all_stored(self, encoder: Encoder, captured: Captured) -> tuple[list[Copied], set[str]]:
+        """Return the groups whose pieces are recorded, and the names of what has not settled."""
+        unsettled, groups = set(captured.unsettled), []
+        for group in captured.groups:
+            stored = self._stored(encoder, group, captured.copies)
+            if stored is None:
+                self.forget()
+                unsettled.update(group.names)
+            else:
+                groups.append(stored)
+        self._append(encoder, 0)
+        return groups, unsettled
 
     def _stored(self, encoder: Encoder, group: Group, copies: dict[bytes, bytes]) -> Copied | None:
         """Return a group whose pieces are recorded; None if it is not what it was any more."""
