@@ -208,11 +208,7 @@ def autosave() -> Autosave:
     Raises:
         UsageError: The variable says something else.
     """
-    said = os.environ.get(AUTOSAVE_VARIABLE) or "off"
-    for known in get_args(Autosave):
-        if said == known:
-            return cast("Autosave", said)
-    raise UsageError(f"{AUTOSAVE_VARIABLE} is {said!r}: set it to off, on or restore")
+    return cast("Autosave", _chosen(AUTOSAVE_VARIABLE, get_args(Autosave)))
 
 
 Timeline = Literal["on", "static", "off"]
@@ -226,8 +222,12 @@ def timeline() -> Timeline:
     Raises:
         UsageError: The variable says something else.
     """
-    said = os.environ.get(TIMELINE_VARIABLE) or "on"
-    for known in get_args(Timeline):
-        if said == known:
-            return cast("Timeline", said)
-    raise UsageError(f"{TIMELINE_VARIABLE} is {said!r}: set it to on, static or off")
+    return cast("Timeline", _chosen(TIMELINE_VARIABLE, get_args(Timeline)))
+
+
+def _chosen(variable: str, words: tuple[str, ...]) -> str:
+    """Return which of some words a variable has; the first where it is not set."""
+    said = os.environ.get(variable) or words[0]
+    if said in words:
+        return said
+    raise UsageError(f"{variable} is {said!r}: set it to {', '.join(words[:-1])} or {words[-1]}")

@@ -12,7 +12,7 @@ def mark_of(buffer: bytes | bytearray | memoryview) -> bytes:
     """Return a digest of a buffer of bytes.
 
     No secret is in it and nobody chooses the content to deceive himself, so the digest need not be
-    a cryptographic one: XXH3 reads 20 GB a second, SHA-256 1.7 (`tests/bench`).
+    a cryptographic one, which would take ten times as long (ARCHITECTURE.md has the command).
     """
     view = memoryview(buffer)
     digest = xxh3_128()

@@ -56,7 +56,7 @@ def run_view(
     frame = _frame(journal, thread, number)
     records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS)
     newest = frame.newest
-    closed = _closed(journal, thread)
+    closed = closed_by(journal, thread)
     return RunView(
         thread=thread,
         number=frame.number,
@@ -103,7 +103,7 @@ def renewed(journal: Journal, view: RunView, touched: Collection[str]) -> RunVie
     return replace(view, status=frame.status, steps=(*steps, *now.values()))
 
 
-def _closed(journal: Journal, thread: str) -> str | None:
+def closed_by(journal: Journal, thread: str) -> str | None:
     """Return why nothing of a thread's contents can be told, or None."""
     head = journal.head(thread)
     try:
@@ -150,7 +150,7 @@ def steps_page(
             found += inside
         records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS, steps=found)
         wanted = set(begun)
-        closed = _closed(journal, thread) is not None
+        closed = closed_by(journal, thread) is not None
         steps = _steps(journal, records, frame, closed=closed)
         return tuple(step for step in steps if step.id in wanted)
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock, hiding
-from notebook_agents.errors import KeyMissingError, UnknownThreadError
+from notebook_agents.errors import UnknownThreadError
 from notebook_agents.model import NOTEBOOK, VARIABLES, Kind, RunStatus
 from notebook_agents.runtime.timeline import clean
-from notebook_agents.runtime.view import run_view
+from notebook_agents.runtime.view import closed_by, run_view
 from notebook_agents.server.refusals import RefusedError
 from notebook_agents.ui.restoring import listed
 from notebook_agents.ui.state import moment, run_state
@@ -171,17 +171,6 @@ def one_thread(
         "closed": closed,
         "closed_code": None if closed is None else "key_missing",
     }
-
-
-def closed_by(journal: Journal, thread: str) -> str | None:
-    """Return why nothing of a conversation's contents can be shown, or None."""
-    head = journal.head(thread)
-    try:
-        if head is not None:
-            journal.data_key(head.scope, create=False)
-    except KeyMissingError as error:
-        return str(error)
-    return None
 
 
 def _runs(journal: Journal, info: ThreadInfo) -> Iterator[dict[str, Any]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents.errors import NotebookAgentsError, UnknownThreadError, UsageError
 from notebook_agents.model import VARIABLES
+from notebook_agents.ui.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,9 +30,6 @@ HELP = """\
 Without THREAD it is this notebook's newest run: for resume the newest that is unfinished, for stop
 the one that runs. An answer is given by na.resume(THREAD, answer=...), and na.cancel(THREAD) ends a
 run for good."""
-_MOST = 20
-"""Threads in a list; the command line shows all."""
-_HEADS = ("thread", "agent", "status", "steps", "changed", "notebook")
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -76,45 +73,25 @@ def run(line: str) -> Any:
     return command(name)
 
 
-class Listing(list["ThreadInfo"]):
+class Listing(Table["ThreadInfo"]):
     """Threads, as `na.unfinished` returns them, that show themselves as a table."""
 
-    def __repr__(self) -> str:
-        rows = [_HEADS, *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, *self._rest()]) if self else "no threads yet"
+    heads = ("thread", "agent", "status", "steps", "changed", "notebook")
+    empty = "no threads yet"
+    rest = "notebook-agents list shows all"
 
-    def _repr_html_(self) -> str:
-        if not self:
-            return "<p>no threads yet</p>"
-        heads = "".join(f"<th>{name}</th>" for name in _HEADS)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-            for row in self._rows()
-        )
-        rest = "".join(f"<p>{line}</p>" for line in self._rest())
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{rest}"
-
-    def _rows(self) -> list[tuple[str, ...]]:
+    def row(self, one: ThreadInfo) -> tuple[str, ...]:
+        """Return what the columns say of a thread."""
         from notebook_agents.runtime.timeline import clean, status_text
 
-        now = datetime.now(UTC)
-        return [
-            (
-                clean(info.thread),
-                clean(info.agent or "–"),
-                status_text(info.status) if info.run else "–",
-                str(info.returned),
-                f"{_age((now - info.updated).total_seconds())} ago",
-                clean(_place(info.notebook)),
-            )
-            for info in self[:_MOST]
-        ]
-
-    def _rest(self) -> list[str]:
-        more = len(self) - _MOST
-        return [f"and {more} older: notebook-agents list shows all"] if more > 0 else []
+        return (
+            clean(one.thread),
+            clean(one.agent or "–"),
+            status_text(one.status) if one.run else "–",
+            str(one.returned),
+            f"{_age((datetime.now(UTC) - one.updated).total_seconds())} ago",
+            clean(_place(one.notebook)),
+        )
 
 
 def _list(_: str | None) -> Listing:

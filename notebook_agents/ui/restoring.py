@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock
@@ -18,6 +17,7 @@ from notebook_agents.notebook import namespace
 from notebook_agents.notebook.snapshots import recorded, said
 from notebook_agents.runtime.timeline import clean
 from notebook_agents.ui import autosave
+from notebook_agents.ui.tables import Table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from notebook_agents.journal import Journal, Record
     from notebook_agents.pickling.report import RestoreReport
 
-_MOST = 20
-"""Snapshots in a list, and names of what changed in one of them."""
 _MOST_NAMES = 6
+"""Names of what changed in a snapshot, in a list."""
 _WENT_ON = (Kind.RUN_STARTED, Kind.STEP_INTENDED, Kind.CHECKPOINT)
 
 
@@ -52,44 +51,23 @@ class Snapshot:
     changed: tuple[str, ...]
 
 
-class Snapshots(list[Snapshot]):
+class Snapshots(Table[Snapshot]):
     """Snapshots, the newest first, that show themselves as a table."""
 
-    _HEADS = ("--at", "taken", "kernel", "cell", "changed", "first line")
+    heads = ("--at", "taken", "kernel", "cell", "changed", "first line")
+    empty = "no variables are kept yet"
+    rest = "na.snapshots() has them all"
 
-    def __repr__(self) -> str:
-        rows = [self._HEADS, *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, *self._rest()]) if self else "no variables are kept yet"
-
-    def _repr_html_(self) -> str:
-        if not self:
-            return "<p>no variables are kept yet</p>"
-        heads = "".join(f"<th>{name}</th>" for name in self._HEADS)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-            for row in self._rows()
+    def row(self, one: Snapshot) -> tuple[str, ...]:
+        """Return what the columns say of a snapshot."""
+        return (
+            str(one.number),
+            f"{one.taken.astimezone():%m-%d %H:%M:%S}",
+            str(one.kernel),
+            f"[{one.cell}]",
+            clean(_names(one.changed)),
+            clean(one.line),
         )
-        rest = "".join(f"<p>{line}</p>" for line in self._rest())
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{rest}"
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                str(one.number),
-                f"{one.taken.astimezone():%m-%d %H:%M:%S}",
-                str(one.kernel),
-                f"[{one.cell}]",
-                clean(_names(one.changed)),
-                clean(one.line),
-            )
-            for one in self[:_MOST]
-        ]
-
-    def _rest(self) -> list[str]:
-        more = len(self) - _MOST
-        return [f"and {more} older: na.snapshots() has them all"] if more > 0 else []
 
 
 def snapshots() -> Snapshots:
