@@ -92,9 +92,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_interrupted_snapshot_leaves_nothing_out_of_the_next(folder: Path) -> None:
-    """Ctrl-C while it is taken: what changed is in the next one, which builds on none."""
+    """Ctrl-C while it is taken: what changed is in the next one, which builds on none.
+
+    Those that were taken before and wait are recorded.
+    """
+    held = """
+import threading
+from notebook_agents.notebook.snapshots import Snapshots
+_write, _go = Snapshots._write, threading.Event()
+def _wait(self, *given, **options):
+    _go.wait(60)
+    return _write(self, *given, **options)
+Snapshots._write = _wait
+"""
     interrupted = """
 import os, signal
+import numpy as np
 import notebook_agents.notebook.namespace as _namespace
 _around = _namespace.around
 def _once(imports):
@@ -102,18 +115,22 @@ def _once(imports):
     os.kill(os.getpid(), signal.SIGINT)
     return _around(imports)
 _namespace.around = _once
-x = 2
+x, large = 2, np.arange(100_000)
 """
     with Shell(folder) as shell:
-        shell.run(ON, "x = 1")
+        shell.run(held, ON, "x = 1")
         told = shell.run(interrupted)
-        shell.run("y = 5", "na.snapshot()")
+        shell.run("y = 5; _go.set()")
+        assert shell.run("na.snapshot()").endswith("Out[6]: 4\n")
         shell.kill("1")
 
     # The line that a new key is said in comes from another thread, whenever it gets there.
     assert "the variables are not kept behind this cell: KeyboardInterrupt" in told.splitlines()
     with Shell(folder) as shell:
-        assert "Out[2]: (2, 5)" in shell.run("%agents restore", "x, y")
+        given = "x, y, int(large.sum())"
+        assert "Out[2]: (2, 5, 4999950000)" in shell.run("%agents restore", given)
+    states = [(one.get("x"), one.get("y")) for one, _ in kept(folder / ".notebook_agents")]
+    assert states[:3] == [(None, None), (1, None), (2, 5)]
 
 
 def test_a_snapshot_that_failed_leaves_nothing_out_of_those_taken_meanwhile(folder: Path) -> None:

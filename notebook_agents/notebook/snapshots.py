@@ -77,7 +77,7 @@ class Captured(NamedTuple):
         refused: What cannot be kept, by name, with why.
         unsettled: What is recorded as it was before, since a thread was changing it.
         around: See `namespace.around`.
-        since: Stands for the snapshots before, which it builds on.
+        series: The number of the series that it goes on with.
     """
 
     names: frozenset[str]
@@ -87,7 +87,22 @@ class Captured(NamedTuple):
     refused: dict[str, str]
     unsettled: frozenset[str]
     around: bytes
-    since: object
+    series: int
+
+
+class _Series:
+    """Snapshots of which each has what changed since the one before, and the first has all.
+
+    Attributes:
+        number: Those of a later series do not build on this one.
+        digests: What was seen last of each group.
+        coming: Marks of the copies that wait for being recorded.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.digests: dict[tuple[str, ...], bytes] = {}
+        self.coming = set[bytes]()
 
 
 class Snapshots:
@@ -108,43 +123,43 @@ class Snapshots:
         self.table = Table()
         self.fresh = 0.0
         self._texts = Texts()
-        self._digests: dict[tuple[str, ...], bytes] = {}
+        self._series = _Series(0)
+        self._valid_from = 0
         self._around = b""
         self._refused: dict[str, tuple[Any, str]] = {}
         self._nodes: OrderedDict[bytes, Stored] = OrderedDict()
-        self._coming = set[bytes]()  # marks of the copies that wait for being recorded
         self._generation = journal.generation
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
         self._writing = threading.Lock()
-        self._since = object()
 
     # -- taking -------------------------------------------------------------------------------
 
     def capture(self) -> Captured:
         """Look at the kernel's variables; return what changed since this was asked last.
 
-        Whoever does not have it recorded, for whatever reason, calls `forget`.
+        Whoever does not hand it to `write`, for whatever reason, calls `begin_again`.
         """
-        since, now = self._since, namespace.now()
+        # The other thread may begin another series meanwhile: what is seen here is none of it.
+        series, now = self._series, namespace.now()
         if self._writing.acquire(blocking=False):  # else the one that is written sees to it
             self._look_again()
             self._writing.release()
         self.fresh = 0.0
         if strangers():
-            taken, changed, copies, borrowed, unsettled = self._settled(now)
+            taken, changed, copies, borrowed, unsettled = self._settled(now, series)
         else:
-            taken, unsettled = self._take(now), frozenset()
-            changed = self._changed(taken)
-            copies, borrowed = self._copied(changed)
+            taken, unsettled = self._take(now, series), frozenset()
+            changed = _changed(taken, series)
+            copies, borrowed = self._copied(changed, series)
         self._refused = {name: (now.variables[name], why) for name, why in taken.refused.items()}
         for group in changed:
-            self._digests[group.names] = group.digest
+            series.digests[group.names] = group.digest
         # A small piece is not looked for among the recorded ones: each snapshot has its own.
-        self._coming.update(mark for mark, copy in copies.items() if len(copy) >= _SMALL)
+        series.coming.update(mark for mark, copy in copies.items() if len(copy) >= _SMALL)
         known = {group.names for group in taken.groups}
-        for names in self._digests.keys() - known:
-            self._digests.pop(names, None)
+        for names in series.digests.keys() - known:
+            del series.digests[names]
         return Captured(
             names=frozenset(now.variables),
             # Who holds on to an array's buffer keeps it from being resized, and from being freed.
@@ -154,11 +169,11 @@ class Snapshots:
             refused=taken.refused,
             unsettled=unsettled,
             around=namespace.around(now.imports),
-            since=since,
+            series=series.number,
         )
 
     def _settled(
-        self, now: namespace.Namespace
+        self, now: namespace.Namespace, series: _Series
     ) -> tuple[snapshot.Taken, list[Group], dict[bytes, bytes], bool, frozenset[str]]:
         """Take everything until it is the same twice, while threads of the user's may change it.
 
@@ -168,12 +183,12 @@ class Snapshots:
         """
         unsettled: frozenset[str] = frozenset()
         with held_up() as wait:
-            taken = self._take(now)
-            changed = self._changed(taken)
-            copies, borrowed = self._copied(changed)
+            taken = self._take(now, series)
+            changed = _changed(taken, series)
+            copies, borrowed = self._copied(changed, series)
             for left in reversed(range(_TRIES)):
                 wait()
-                again = self._take(now)
+                again = self._take(now, series)
                 seen = {group.names: group.digest for group in taken.groups}
                 moving = [one for one in again.groups if seen.get(one.names) != one.digest]
                 taken = again
@@ -181,25 +196,29 @@ class Snapshots:
                     break
                 if not left:
                     unsettled = frozenset(name for one in moving for name in one.names)
-                changed = [one for one in self._changed(taken) if unsettled.isdisjoint(one.names)]
-                copies, borrowed = self._copied(changed)
+                changed = [
+                    one for one in _changed(taken, series) if unsettled.isdisjoint(one.names)
+                ]
+                copies, borrowed = self._copied(changed, series)
         return taken, changed, copies, borrowed, unsettled
 
-    def forget(self) -> None:
-        """Have the next snapshot say of everything what it is: what one has was not recorded.
+    def begin_again(self) -> None:
+        """Have the next snapshot say of everything what it is: what was taken last is lost."""
+        self._series = _Series(self._series.number + 1)
 
-        Those that were taken meanwhile, as what changed since that one, are refused.
-        """
-        self._digests, self._since = {}, object()
+    def _refuse(self) -> None:
+        """Do so, and have those refused that were taken as what changed since one that failed."""
+        self.begin_again()
+        self._valid_from = self._series.number
 
-    def _take(self, now: namespace.Namespace) -> snapshot.Taken:
+    def _take(self, now: namespace.Namespace, series: _Series) -> snapshot.Taken:
         limit = settings.variables_bytes()
         self._texts.begin()
         taken = snapshot.take(
             now.variables,
             self._reduce,
             known=now.variables.keys() | now.given,
-            together=list(self._digests),
+            together=list(series.digests),
             refused=self._refused,
             limit=limit,
         )
@@ -220,17 +239,14 @@ class Snapshots:
         found = self._texts.reduce(value)
         return _reduce(value) if found is None else found
 
-    def _changed(self, taken: snapshot.Taken) -> list[Group]:
-        return [one for one in taken.groups if self._digests.get(one.names) != one.digest]
-
-    def _copied(self, groups: Iterable[Group]) -> tuple[dict[bytes, bytes], bool]:
+    def _copied(self, groups: Iterable[Group], series: _Series) -> tuple[dict[bytes, bytes], bool]:
         """Return copies of the pieces that are not recorded, by mark; and whether some are not."""
         wanted = {
             mark: piece
             for group in groups
             for raw, marks in zip(group.raw, group.marks, strict=True)
             for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True)
-            if mark not in self._nodes and mark not in self._coming
+            if mark not in self._nodes and mark not in series.coming
         }
         size = sum(map(len, wanted.values()))
         if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
@@ -267,21 +283,21 @@ class Snapshots:
             JournalError: It could not be recorded; then the next one has what this one had.
             NotebookAgentsError: One that it builds on was not; the same holds.
         """
-        coming = list(captured.copies)
         with self._writing:
+            if captured.series < self._valid_from:
+                raise NotebookAgentsError(
+                    "the snapshot before it was not recorded, and it has only what changed since: "
+                    "the next one has all"
+                )
             try:
-                if captured.since is not self._since:
-                    raise NotebookAgentsError(
-                        "the snapshot before it was not recorded, and it has only what changed "
-                        "since: the next one has all"
-                    )
                 return self._write(captured, columns, more, always=always, durable=durable)
             except BaseException:
-                self.forget()
-                self._nodes.clear()
+                self._nodes.clear()  # first: one that is being taken leaves out what is in it
+                self._refuse()
                 raise
             finally:
-                self._coming.difference_update(coming)
+                if (series := self._series).number == captured.series:
+                    series.coming.difference_update(captured.copies)
 
     def _write(
         self,
@@ -344,7 +360,7 @@ class Snapshots:
         for group in captured.groups:
             stored = self._stored(encoder, group, captured.copies)
             if stored is None:
-                self.forget()
+                self._refuse()
                 unsettled.update(group.names)
             else:
                 groups.append(stored)
@@ -452,7 +468,8 @@ class Snapshots:
                         if table.entries.get(name) == entry
                     }
                 )
-            self.table, self._digests, self._since = table, digests, object()
+            self._refuse()
+            self.table, self._series.digests = table, digests
             self._refused, self._unsettled = {}, set()
             self._unindexed = _UNINDEXED  # the next one says what of these is still there
         report = RestoreReport(
@@ -463,6 +480,10 @@ class Snapshots:
             notes=tuple(dict.fromkeys(notes)),
         )
         return variables, report, more
+
+
+def _changed(taken: snapshot.Taken, series: _Series) -> list[Group]:
+    return [one for one in taken.groups if series.digests.get(one.names) != one.digest]
 
 
 def recorded(journal: Journal, thread: str) -> list[Record]:

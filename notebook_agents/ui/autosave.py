@@ -189,7 +189,7 @@ class Keeper:
                     atexit.register(self.close)
                 self._tasks.put(_Task(snapshots, captured, self._around(line), always))
             except BaseException:  # also Ctrl-C: the next one must not build on it
-                snapshots.forget()
+                snapshots.begin_again()
                 raise
             took = time.perf_counter() - began
             # What was new may be nothing the next time, but hardly if it was much twice.
@@ -445,6 +445,7 @@ def keep(own: Keeper, line: str | None = None) -> None:
     Raises:
         NotebookAgentsError: It could not be recorded.
     """
+    own.rest()  # one that waits may fail: then this one must have what it had
     own.take(always=True, line=line)
     try:
         own.flush()
