@@ -32,6 +32,7 @@ _BESIDE_FROM = 4096
 PIECE = 4_000_000
 """Bytes of a piece: one element of an array changes one piece."""
 _TRIES = 3
+_INSTEAD = "make it again after a restore, or give na.on_restore what does"
 _DEAD = Refusal(
     "a weak reference to what is not among the objects", "keep the object itself beside it"
 )
@@ -409,8 +410,9 @@ def _fall_back(
         return f"it is {_DEAD.is_a}; {_DEAD.instead}"
     try:
         value: Any = objects if len(objects) > 1 else objects[name]
-        dumps(value, what="it", reduce=both)  # the path that it names starts at the object
-        data = dumps(objects, what="it", reduce=both)
+        # The path that it names starts at the object.
+        dumps(value, what="it", reduce=both, instead=_INSTEAD)
+        data = dumps(objects, what="it", reduce=both, instead=_INSTEAD)
     except NotebookAgentsError as said:
         return _why(said)
     return _Pass(data, [], frozenset(), {id(value): value}, {}, {})
