@@ -7,12 +7,16 @@ import json
 import queue
 import threading
 import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pytest
 
 import notebook_agents as na
+from notebook_agents.model import Kind
 from notebook_agents.pickling import reopen, snapshot
 
 
@@ -57,6 +61,54 @@ def test_what_is_pickled_together():
     assert together(a=Node(first), b=[first, second], c={1: second}) == [("a", "b", "c")]
     found = back({"a": rows, "b": {"r": rows}})
     assert found["b"]["r"] is found["a"]
+
+
+class Account:
+    """Known by its name, whatever lies in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.balance = name, 0
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Account) and other.name == self.name
+
+
+@dataclass(unsafe_hash=True, slots=True)
+class Slotted:
+    """The same, without a dict of its own."""
+
+    name: str
+    balance: int = field(default=0, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value that says itself that nobody changes it."""
+
+    name: str
+
+
+@pytest.mark.parametrize("kind", [Account, Slotted])
+def test_what_hashes_itself_may_be_shared_too(kind: type) -> None:
+    """A class's own hash does not say that its objects do not change; what is a value stays so."""
+    ann = kind("ann")
+    assert together(a=ann, b={ann: 1}) == [("a", "b")]
+    found = back({"a": ann, "b": {ann: 1}})
+    assert found["a"] is next(iter(found["b"]))
+    when = pandas.Timestamp(2026, 1, 1)
+    for value in (Place("here"), Path("a"), when, pandas.StringDtype(), Kind.CHUNK):
+        assert together(a=[value], b=[value]) == [("a",), ("b",)]
+
+
+def test_an_optimizer_moves_the_model_that_it_came_with() -> None:
+    """Torch hashes tensors by their identity: those of the model are those that it has."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    model = torch.nn.Linear(2, 2)
+    found = back({"model": model, "way": torch.optim.SGD(model.parameters())})
+    assert found["way"].param_groups[0]["params"][0] is found["model"].weight
 
 
 def test_buffers_lie_beside_and_can_be_changed():
