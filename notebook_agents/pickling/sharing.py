@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _COMPILED = "cython_function_or_method"
 _CONTAINERS = (list, dict, set)
-_OF_VALUES = (sys.stdlib_module_names | {"pandas", "numpy"}) - {"__main__"}
+_OF_VALUES = (sys.stdlib_module_names | {"pandas", "numpy", "polars"}) - {"__main__"}
 """Packages where what has a hash of its own is a value, which nobody changes: a path, a moment, the
 type of a column, which frames share that share nothing else."""
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
-from notebook_agents.pickling import containers, reopen, texts
+from notebook_agents.pickling import beside, containers, reopen, texts
 from notebook_agents.pickling.codec import CLOUDPICKLE, Bounded, Pickler, Reduce, dumps, loads
 from notebook_agents.pickling.marks import mark_of
 from notebook_agents.pickling.refusals import Refusal
@@ -32,6 +32,7 @@ _BESIDE_FROM = 4096
 PIECE = 4_000_000
 """Bytes of a piece: one element of an array changes one piece."""
 _TRIES = 3
+_RULES = (texts.reduce, dtype, beside.reduce)
 _INSTEAD = "make it again after a restore, or give na.on_restore what does"
 _DEAD = Refusal(
     "a weak reference to what is not among the objects", "keep the object itself beside it"
@@ -228,7 +229,7 @@ class _Taking(Pickler):
         elif type(value) is weakref.ReferenceType:
             return self._weak(value)
         else:
-            for rule in (reopen.reduce, containers.reduce, self.reduce, texts.reduce, dtype):
+            for rule in (reopen.reduce, containers.reduce, self.reduce, *_RULES):
                 if rule is not None and (found := rule(value)) is not None:
                     return found
         return super().reducer_override(value)
