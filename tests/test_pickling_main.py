@@ -196,6 +196,7 @@ CASES = {
     ),
     "exception": ("ShopError(503, body='busy')", "(str(x), x.status) == ('503: busy', 503)"),
     "new type": ("Euro", "x(3) == 3 and (x.__module__, x.__name__) == ('__main__', 'Euro')"),
+    "array of C": ("(ctypes.c_int * 3)(1, 2)", "list(x) == [1, 2, 0]"),
     "default dict": ("collections.defaultdict(lambda: scale(1))", "x['new'] == 3"),
     "langchain tool": (
         "search",
@@ -212,7 +213,7 @@ CASES = {
 }
 
 KEEP = """
-import json, pathlib, sys
+import ctypes, json, pathlib, sys
 from notebook_agents.pickling import dumps
 folder, cases = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 for number, (name, (expression, _)) in enumerate(cases.items()):

@@ -17,6 +17,7 @@ import polars
 import pytest
 
 import notebook_agents as na
+from notebook_agents.errors import ValueNotKeptError
 from notebook_agents.model import Kind
 from notebook_agents.pickling import reopen, snapshot
 
@@ -62,6 +63,17 @@ def test_what_is_pickled_together():
     assert together(a=Node(first), b=[first, second], c={1: second}) == [("a", "b", "c")]
     found = back({"a": rows, "b": {"r": rows}})
     assert found["b"]["r"] is found["a"]
+
+
+def test_what_a_class_of_a_cell_holds() -> None:
+    """It brings its objects together only where a variable has it, too: a registry, say."""
+    cell = {"__name__": "__main__"}
+    exec("class Plugin:\n    known = []\n    def name(self): return super().__str__()", cell)
+    made: Any = cell["Plugin"]
+    assert together(a=made, b=made(), c=[made()]) == [("a",), ("b",), ("c",)]
+    assert together(a=made, b=made(), c=made.known, d=[]) == [("a", "b", "c"), ("d",)]
+    found = back({"a": made(), "c": made.known})
+    assert found["a"].known is found["c"]
 
 
 class Account:
@@ -155,6 +167,32 @@ def test_columns_of_polars_lie_beside() -> None:
     none = polars.DataFrame({"n": []}, schema={"n": polars.Int8})
     assert back({"f": none, "g": polars.DataFrame()})["f"].schema == none.schema
     assert together(a=frame, b=frame.clone(), c=frame["at"]) == [("a",), ("b",), ("c",)]
+
+
+def test_an_array_that_is_a_file_is_opened_again(tmp_path: Path) -> None:
+    """What is written to it then is in the file; a part of it is an array of its own."""
+    whole = numpy.memmap(tmp_path / "a", "i4", "w+", shape=(5000,))
+    whole[1] = 1
+    numpy.save(tmp_path / "b.npy", numpy.arange(10))
+    read = numpy.load(tmp_path / "b.npy", mmap_mode="r")
+    own = numpy.load(tmp_path / "b.npy", mmap_mode="c")
+    own[0] = 5
+    taken = snapshot.take({"whole": whole, "read": read})
+    assert not any(group.raw for group in taken.groups)
+    found = back({"whole": whole, "part": whole[:2], "read": read, "own": own})
+    assert [type(found[name]) for name in ("whole", "part", "read", "own")] == [
+        numpy.memmap,
+        numpy.ndarray,
+        numpy.memmap,
+        numpy.ndarray,
+    ]
+    found["whole"][0] = 7
+    found["part"][0] = 8
+    assert (whole[0], whole[1], found["own"][0]) == (7, 1, 5)
+    assert found["read"].tolist() == list(range(10))
+    (tmp_path / "a").unlink()
+    with pytest.raises(ValueNotKeptError, match="No such file"):
+        back({"whole": whole})
 
 
 def test_buffers_lie_beside_and_can_be_changed():

@@ -1,6 +1,7 @@
 """Memory of torch's tensors and polars' columns, beside the pickle as that of NumPy's arrays is.
 
-Their own pickles have it inside, written out once or twice more: of 500 MB a gigabyte.
+Their own pickles have it inside, written out once or twice more: of 500 MB a gigabyte. And arrays
+that are files: they are opened again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ _FROM = 4096
 
 
 def reduce(value: Any) -> tuple[Any, ...] | None:
-    """Return what `__reduce__` may return of a tensor's memory, or of polars' frames and columns.
+    """Return what `__reduce__` may return of a tensor's memory, polars' frames, a memory map.
 
-    None of anything else: of what is on another device, and of columns that are no plain numbers.
+    None of anything else: of what is on another device, of columns that are no plain numbers.
     """
     rule = _RULES.get(type(value).__name__)
     return None if rule is None else rule(value)
@@ -63,4 +64,17 @@ def _column(value: Any) -> tuple[Any, ...] | None:
     return rebuild.polars_column, (value.name, kind, seen.dtype.str, pickle.PickleBuffer(seen))
 
 
-_RULES = {"TypedStorage": _tensor, "DataFrame": _frame, "Series": _column}
+def _file(value: Any) -> tuple[Any, ...] | None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value) is not numpy.memmap:
+        return None
+    if value.filename is None or value.base is not value._mmap or value.mode == "c":
+        reduced: tuple[Any, ...] = numpy.asarray(value).__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return reduced  # a part of one, or changes that are in no file: an array of its own
+    mode = value.mode.replace("w", "r")
+    order = "C" if value.flags.c_contiguous else "F"
+    given = (str(value.filename), value.dtype, mode, value.offset, value.shape, order)
+    return rebuild.memory_map, given
+
+
+_RULES = {"TypedStorage": _tensor, "DataFrame": _frame, "Series": _column, "memmap": _file}

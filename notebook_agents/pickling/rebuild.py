@@ -144,3 +144,11 @@ def polars_column(name: str, kind: Any, plain: str, data: Any) -> Any:
     """
     polars, numpy = importlib.import_module("polars"), importlib.import_module("numpy")
     return polars.Series(name, numpy.frombuffer(data, dtype=plain)).cast(kind)
+
+
+def memory_map(
+    path: str, kind: Any, mode: str, offset: int, shape: tuple[int, ...], order: Any
+) -> Any:
+    """Open an array again that is a file; the arguments are those of `numpy.memmap`."""
+    numpy = importlib.import_module("numpy")
+    return numpy.memmap(path, kind, mode, offset, shape, order)

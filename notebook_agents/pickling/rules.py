@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import operator
 import os
 import pickle
 import sys
@@ -110,7 +111,9 @@ def _refuse(refusal: Refusal, _pickler: Pickler, value: object) -> Any:
     raise RefusedError(value, refusal)
 
 
-def _reduce_class(pickler: Pickler, cls: type) -> Any:
+def _reduce_class(pickler: Pickler, cls: Any) -> Any:
+    if type(cls).__name__ == "PyCArrayType" and cls is cls._type_ * cls._length_:
+        return operator.mul, (cls._type_, cls._length_)  # ctypes makes it once, wherever it is made
     if pickler.by_value and within(cls.__module__, pickler.by_value):
         return by_value._dynamic_class_reduce(cls)
     return cloudpickle.Pickler.reducer_override(pickler, cls)

@@ -438,10 +438,16 @@ def _together(passes: Mapping[tuple[str, ...], _Pass]) -> list[list[tuple[str, .
             unit = leader[unit]
         return unit
 
-    seen: dict[int, tuple[str, ...]] = {}
+    # Objects of one class do not share what it holds: each brings it along, and it is the same
+    # class again. But who has it without the class shares it with all of them.
+    held: dict[tuple[str, ...], set[int]] = {}
+    direct = set[int]()
     for unit, made in passes.items():
-        own = {key for cls in made.classes for key in inside[cls]}
-        for key in (made.met.keys() | made.weak.keys()) - own:
+        held[unit] = made.met.keys() | made.weak.keys()
+        direct |= held[unit].difference(*(inside[cls] for cls in made.classes))
+    seen: dict[int, tuple[str, ...]] = {}
+    for unit, keys in held.items():
+        for key in keys & direct:
             first = lead(seen.setdefault(key, unit))
             mine = lead(unit)
             leader[max(first, mine)] = min(first, mine)
