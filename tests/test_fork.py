@@ -12,10 +12,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from support.checks import State, ask, chain, refused, says
 from support.forks import BEHIND, CASES, Effects, _line, fan_out, go, nested, sequential, step_of
+from support.shells import Shell
 
 import notebook_agents as na
 from notebook_agents import errors, faults
 from notebook_agents.faults import Fault
+from notebook_agents.graph.fork import fork
 from notebook_agents.model import Outcome, RunStatus
 
 if TYPE_CHECKING:
@@ -441,3 +443,19 @@ def test_loop(journal, effects):
     done = len(effects.ledger.lines())
     assert agent.fork("t", at=first.steps[2].id).resume().value == first.value
     assert len(effects.ledger.lines()) - done == 2
+
+
+def test_fork_made_elsewhere_belongs_to_its_source_s_notebook(tmp_path):
+    """A person forks in a terminal or the side panel: where it is gone on with stays known."""
+    cell = """
+import notebook_agents as na
+from langgraph.graph import START, StateGraph
+agent = na.Agent(StateGraph(dict).add_node("a", lambda state: state).add_edge(START, "a"), "one")
+agent.show = False
+agent.run({}, thread="t")
+"""
+    with Shell(tmp_path) as shell:
+        shell.run(cell)
+    with na.Journal.open(tmp_path / ".notebook_agents") as journal:
+        made = fork(journal, "t")
+        assert journal.thread(made).notebook == str(tmp_path / "a.ipynb")

@@ -140,6 +140,7 @@ def test_refused_inside_a_run(journal, caplog):
     report = again.restore()
     assert report.restored == ("good",)
     assert list(report.refused) == ["db"]
+    assert report.refused["db"].endswith("after a restore, or give na.on_restore what does")
     assert not report.complete
     again["db"] = 3
     assert fresh(journal).restore().complete

@@ -7,12 +7,17 @@ import json
 import queue
 import threading
 import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
+import polars
 import pytest
 
 import notebook_agents as na
+from notebook_agents.model import Kind
 from notebook_agents.pickling import reopen, snapshot
 
 
@@ -57,6 +62,99 @@ def test_what_is_pickled_together():
     assert together(a=Node(first), b=[first, second], c={1: second}) == [("a", "b", "c")]
     found = back({"a": rows, "b": {"r": rows}})
     assert found["b"]["r"] is found["a"]
+
+
+class Account:
+    """Known by its name, whatever lies in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.balance = name, 0
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Account) and other.name == self.name
+
+
+@dataclass(unsafe_hash=True, slots=True)
+class Slotted:
+    """The same, without a dict of its own."""
+
+    name: str
+    balance: int = field(default=0, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value that says itself that nobody changes it."""
+
+    name: str
+
+
+@pytest.mark.parametrize("kind", [Account, Slotted])
+def test_what_hashes_itself_may_be_shared_too(kind: type) -> None:
+    """A class's own hash does not say that its objects do not change; what is a value stays so."""
+    ann = kind("ann")
+    assert together(a=ann, b={ann: 1}) == [("a", "b")]
+    found = back({"a": ann, "b": {ann: 1}})
+    assert found["a"] is next(iter(found["b"]))
+    when = pandas.Timestamp(2026, 1, 1)
+    for value in (Place("here"), Path("a"), when, pandas.StringDtype(), Kind.CHUNK):
+        assert together(a=[value], b=[value]) == [("a",), ("b",)]
+
+
+def test_an_optimizer_moves_the_model_that_it_came_with() -> None:
+    """Torch hashes tensors by their identity: those of the model are those that it has."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    model = torch.nn.Linear(2, 2)
+    found = back({"model": model, "way": torch.optim.SGD(model.parameters())})
+    assert found["way"].param_groups[0]["params"][0] is found["model"].weight
+
+
+def test_a_tensor_lies_beside_as_an_array_does() -> None:
+    """Taken without a copy, in any type; it comes back as torch's own, of its own."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for made in (torch.arange(5000), torch.ones(5000, dtype=torch.bfloat16), torch.ones(9)):
+        (group,) = snapshot.take({"x": made}).groups
+        assert len(group.data) < 2000
+        assert [one.nbytes for one in group.raw] == [made.nbytes] * (made.nbytes > 4096)
+        again = back({"x": made})["x"]
+        assert torch.equal(again, made)
+        assert again.dtype is made.dtype
+        again.resize_(10_000)
+    both = torch.zeros(5000, 2)
+    assert torch.equal(back({"x": both.T[1]})["x"], both.T[1])
+    assert together(a=torch.ones(5000), b=torch.ones(5000)) == [("a",), ("b",)]
+
+
+def test_columns_of_polars_lie_beside() -> None:
+    """Numbers and moments are taken without a copy; what has gaps or text is pickled with them."""
+    moments = pandas.date_range("2026", periods=5000, freq="h")
+    frame = polars.DataFrame(
+        {
+            "n": numpy.arange(5000),
+            "half": numpy.arange(5000, dtype="f4") / 2,
+            "at": moments,
+            "day": polars.Series(moments).cast(polars.Date),
+            "gaps": [None, 1] * 2500,
+            "said": ["yes", "no"] * 2500,
+            "sorted": polars.Series(["a", "b"] * 2500, dtype=polars.Enum(["b", "a"])),
+            "exact": polars.Series([1, 2] * 2500).cast(polars.Decimal(10, 2)),
+        }
+    )
+    (group,) = snapshot.take({"f": frame}).groups
+    assert [one.nbytes for one in group.raw] == [40_000, 20_000, 40_000, 20_000]
+    found = back({"f": frame})["f"]
+    assert found.equals(frame)
+    assert found.schema == frame.schema
+    found[0, "n"] = 7
+    assert found["n"].sum() == frame["n"].sum() + 7
+    parts = polars.concat([frame, frame], rechunk=False)
+    assert back({"f": parts})["f"].equals(parts)
+    none = polars.DataFrame({"n": []}, schema={"n": polars.Int8})
+    assert back({"f": none, "g": polars.DataFrame()})["f"].schema == none.schema
+    assert together(a=frame, b=frame.clone(), c=frame["at"]) == [("a",), ("b",), ("c",)]
 
 
 def test_buffers_lie_beside_and_can_be_changed():

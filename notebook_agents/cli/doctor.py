@@ -36,6 +36,8 @@ class Level(StrEnum):
     """How bad it is."""
 
     OK = "ok"
+    ABSENT = "absent"
+    """It is not here; what is said of it tells who needs it."""
     WARNING = "warning"
     """It works; something may hurt later."""
     BAD = "bad"
@@ -48,7 +50,7 @@ class Check:
 
     Attributes:
         name: What it is.
-        level: How bad it is.
+        level: How bad it is, if it is here.
         found: What was found.
         remedy: What to do; "" where nothing is to do, or where `found` is an error that says it.
     """
@@ -109,7 +111,7 @@ def _versions() -> Iterator[Check]:
         except PackageNotFoundError:
             extra = "lab" if name == "jupyterlab" else "notebook"
             found = f"not needed here; pip install 'notebook-agents[{extra}]' adds it"
-            yield Check(name=name, level=Level.OK, found=found)
+            yield Check(name=name, level=Level.ABSENT, found=found)
     yield _extension()
     yield _panel()
 
@@ -117,7 +119,7 @@ def _versions() -> Iterator[Check]:
 def _extension() -> Check:
     """Whether Jupyter Server here loads what the side panel asks."""
     if find_spec("jupyter_server") is None:
-        return Check(name="extension", level=Level.OK, found="there is no Jupyter Server here")
+        return Check(name="extension", level=Level.ABSENT, found="there is no Jupyter Server here")
     from jupyter_core.paths import jupyter_config_path
 
     for folder in map(Path, jupyter_config_path()):
@@ -127,7 +129,7 @@ def _extension() -> Check:
     how = "`jupyter server extension enable notebook_agents.server`"
     return Check(
         name="extension",
-        level=Level.OK,
+        level=Level.ABSENT,
         found=f"JupyterLab's side panel needs it: {how} enables it",
     )
 
@@ -135,14 +137,17 @@ def _extension() -> Check:
 def _panel() -> Check:
     """Whether JupyterLab here finds the side panel."""
     if find_spec("jupyterlab") is None:
-        return Check(name="side panel", level=Level.OK, found="there is no JupyterLab here")
+        return Check(name="side panel", level=Level.ABSENT, found="there is no JupyterLab here")
     from jupyter_core.paths import jupyter_path
 
     for folder in map(Path, jupyter_path("labextensions")):
         if (folder / "@notebook-agents" / "jupyterlab" / "package.json").is_file():
             return Check(name="side panel", level=Level.OK, found=f"in {folder}")
-    found = "not in this installation: a released wheel has it, in a checkout `make lab` builds it"
-    return Check(name="side panel", level=Level.OK, found=found)
+    found = (
+        "not in this installation: a released wheel has it, in a checkout `make lab` builds it for "
+        "the checkout's .venv"
+    )
+    return Check(name="side panel", level=Level.ABSENT, found=found)
 
 
 def _sqlite_version() -> str:

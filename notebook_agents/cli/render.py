@@ -86,7 +86,12 @@ def threads(infos: Iterable[ThreadInfo]) -> None:
 
 def checks(found: Sequence[Check]) -> None:
     """Write what `doctor` found, one line each, with the remedy."""
-    marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
+    marks = {
+        "ok": ("✓", "green"),
+        "absent": ("–", None),
+        "warning": ("!", "yellow"),
+        "bad": ("✗", "red"),
+    }
     for check in found:
         mark, color = marks[check.level]
         line = f"{click.style(mark, fg=color)} {check.name:<16} {_printable(check.found)}"

@@ -101,7 +101,8 @@ def fork(
     there = {record.seq for record in kept}
     kept += [record for record in pruned if not there.isdisjoint(record.refs)]
     drafts = copy_records(journal, kept, name)
-    claim = Claim(agent=agent, run=run, session=session, notebook=here().notebook, fresh=True)
+    book = here().notebook or head.notebook  # a person forks from a server or a terminal, too
+    claim = Claim(agent=agent, run=run, session=session, notebook=book, fresh=True)
     drafts[0].claim = claim
     last = Draft(kind=Kind.DECISION, thread=name, scope=head.scope, run=run, name=FORK)
     last.parent = thread

@@ -41,6 +41,7 @@ class _Options(NamedTuple):
     reference: Refer | None = None
     reduce: Reduce | None = None
     limit: int | None = None
+    instead: str | None = None
 
 
 _PLAIN = _Options()
@@ -55,6 +56,7 @@ def dumps(
     reference: Refer | None = None,
     reduce: Reduce | None = None,
     limit: int | None = None,
+    instead: str | None = None,
 ) -> bytes:
     """Pickle an object so that it comes back in a process that has none of this one's cells.
 
@@ -68,6 +70,7 @@ def dumps(
         reduce: Returns what `__reduce__` may return, for objects that only this call can keep, else
             None. Asked before all other rules.
         limit: How many bytes it may become; None for any number.
+        instead: What errors advise; None: what is right for what a step returns.
 
     Returns:
         Bytes for `loads`.
@@ -79,9 +82,10 @@ def dumps(
         DefinitionError: A secret's value is a part of something in it.
     """
     options = _PLAIN
-    if by_value or secrets or reference is not None or reduce is not None or limit is not None:
+    given = (reference, reduce, limit, instead)
+    if by_value or secrets or given.count(None) < len(given):
         variables = environment.names_by_value(secrets or {})
-        options = _Options(frozenset(by_value), variables, reference, reduce, limit)
+        options = _Options(frozenset(by_value), variables, reference, reduce, limit, instead)
     try:
         data: bytes | str = _encode(obj, options)
     except (NotebookAgentsError, MemoryError):
@@ -287,7 +291,10 @@ def _fall_back(obj: object, error: Exception, options: _Options) -> bytes | str:
         if isinstance(error, RefusedError):
             return _refused(obj, error, options)
         if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
-            return "it is nested too deeply to be pickled; return a flatter value"
+            return (
+                "it is nested too deeply to be pickled; "
+                f"{options.instead or 'return a flatter value'}"
+            )
         attempt = functools.partial(_error_of, options, engine)
         culprit = smallest_failing(obj, error, attempt, functools.partial(_reduced, options))
         if isinstance(culprit.error, RefusedError):
@@ -300,7 +307,8 @@ def _fall_back(obj: object, error: Exception, options: _Options) -> bytes | str:
             error = next_error
     return (
         f"{culprit.path or 'it'} is of type {_shown(culprit.value)}, which cannot be pickled "
-        f"({_reason(culprit.error)}); return plain data, or make it again inside the step"
+        f"({_reason(culprit.error)}); "
+        f"{options.instead or 'return plain data, or make it again inside the step'}"
     )
 
 
@@ -316,7 +324,7 @@ def _refused(obj: object, error: RefusedError, options: _Options) -> str:
     path = path_to(obj, error.value, functools.partial(_reduced, options))
     where = "somewhere inside it" if path is None else path or "it"
     is_a, instead = error.refusal
-    return f"{where} is {is_a} ({_shown(error.value)}); {instead}"
+    return f"{where} is {is_a} ({_shown(error.value)}); {options.instead or instead}"
 
 
 def _reduced(options: _Options, value: Any) -> object:

@@ -112,3 +112,35 @@ def texts(
     found = numpy.empty(len(held), dtype=object)
     found[:] = held
     return found.reshape(shape, order=order)
+
+
+def torch_storage(kind: str, data: Any) -> Any:
+    """Rebuild a tensor's memory; torch's own, so that it can be resized.
+
+    Args:
+        kind: The name of its elements' type in torch.
+        data: Its bytes.
+    """
+    torch = importlib.import_module("torch")
+    held = torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=torch.uint8)
+    return torch.storage.TypedStorage(
+        wrap_storage=held.clone().untyped_storage(), dtype=getattr(torch, kind), _internal=True
+    )
+
+
+def polars_frame(columns: list[Any]) -> Any:
+    """Rebuild a data frame of polars of its columns."""
+    return importlib.import_module("polars").DataFrame(columns)
+
+
+def polars_column(name: str, kind: Any, plain: str, data: Any) -> Any:
+    """Rebuild a column of a data frame of polars.
+
+    Args:
+        name: Its name.
+        kind: Its type in polars.
+        plain: The type of its numbers in NumPy.
+        data: Their bytes.
+    """
+    polars, numpy = importlib.import_module("polars"), importlib.import_module("numpy")
+    return polars.Series(name, numpy.frombuffer(data, dtype=plain)).cast(kind)

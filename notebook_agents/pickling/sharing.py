@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
 
 _COMPILED = "cython_function_or_method"
 _CONTAINERS = (list, dict, set)
+_OF_VALUES = (sys.stdlib_module_names | {"pandas", "numpy", "polars"}) - {"__main__"}
+"""Packages where what has a hash of its own is a value, which nobody changes: a path, a moment, the
+type of a column, which frames share that share nothing else."""
 
 
 class Sharing(dict[type, bool]):
@@ -26,7 +31,7 @@ class Sharing(dict[type, bool]):
     def __missing__(self, kind: type) -> bool:
         own: Any = kind.__hash__
         named = issubclass(kind, type | types.FunctionType | types.ModuleType)
-        found = own is None or own is object.__hash__
+        found = own is None or own is object.__hash__ or _has_state(kind)
         self[kind] = found = found and not named and kind.__name__ != _COMPILED
         return found
 
@@ -42,6 +47,19 @@ class Sharing(dict[type, bool]):
                 self._held[cls] = frozenset(id(one) for one in held if type(one) in _CONTAINERS)
             found |= self._held[cls]
         return found
+
+
+def _has_state(kind: type) -> bool:
+    """Whether objects of a type that says itself how they are hashed can be changed all the same.
+
+    Those of a class with attributes can. A tensor is hashed by its identity, and an optimizer in
+    one variable moves those of the model in another one.
+    """
+    if kind.__module__.partition(".")[0] in _OF_VALUES or issubclass(kind, enum.Enum):
+        return False
+    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        return False
+    return bool(kind.__dictoffset__) or any(vars(one).get("__slots__") for one in kind.__mro__)
 
 
 def dtype(value: Any) -> Any:

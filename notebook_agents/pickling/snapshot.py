@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_agents.errors import NotebookAgentsError, ValueNotKeptError, ValueTooLargeError
-from notebook_agents.pickling import containers, reopen, texts
+from notebook_agents.pickling import beside, containers, reopen, texts
 from notebook_agents.pickling.codec import CLOUDPICKLE, Bounded, Pickler, Reduce, dumps, loads
 from notebook_agents.pickling.marks import mark_of
 from notebook_agents.pickling.refusals import Refusal
@@ -32,6 +32,8 @@ _BESIDE_FROM = 4096
 PIECE = 4_000_000
 """Bytes of a piece: one element of an array changes one piece."""
 _TRIES = 3
+_RULES = (texts.reduce, dtype, beside.reduce)
+_INSTEAD = "make it again after a restore, or give na.on_restore what does"
 _DEAD = Refusal(
     "a weak reference to what is not among the objects", "keep the object itself beside it"
 )
@@ -227,7 +229,7 @@ class _Taking(Pickler):
         elif type(value) is weakref.ReferenceType:
             return self._weak(value)
         else:
-            for rule in (reopen.reduce, containers.reduce, self.reduce, texts.reduce, dtype):
+            for rule in (reopen.reduce, containers.reduce, self.reduce, *_RULES):
                 if rule is not None and (found := rule(value)) is not None:
                     return found
         return super().reducer_override(value)
@@ -409,8 +411,9 @@ def _fall_back(
         return f"it is {_DEAD.is_a}; {_DEAD.instead}"
     try:
         value: Any = objects if len(objects) > 1 else objects[name]
-        dumps(value, what="it", reduce=both)  # the path that it names starts at the object
-        data = dumps(objects, what="it", reduce=both)
+        # The path that it names starts at the object.
+        dumps(value, what="it", reduce=both, instead=_INSTEAD)
+        data = dumps(objects, what="it", reduce=both, instead=_INSTEAD)
     except NotebookAgentsError as said:
         return _why(said)
     return _Pass(data, [], frozenset(), {id(value): value}, {}, {})

@@ -169,7 +169,8 @@ def compact(journal: Journal, *, dry_run: bool) -> dict[str, Any]:
     done = compaction.compact(journal, dry_run=dry_run)
     less = max(0, done.bytes_before - done.bytes_after)
     gone = counted(max(0, done.records_before - done.records_after), "record")
-    said = f"{'would give' if dry_run else 'gave'} back {less:,} bytes of {gone}"
+    # Beforehand the contents alone are counted, and not the rows and blocks that they lie in.
+    said = f"{'would give back about' if dry_run else 'gave back'} {less:,} bytes of {gone}"
     if not done.erased and not dry_run:
         said += "; somebody kept reading, so do it again to have their bytes gone"
     return {

@@ -38,7 +38,7 @@ SHAPES_AT_FAULTS = {
 }
 HITS = (1, 2)
 """The suite disturbs these passages of a fault point in these shapes; a long run all."""
-RANDOM_KILLS = 14
+RANDOM_KILLS = 9
 """For each shape. With those at the fault points and those at one instant more than 300."""
 TOGETHER_KILLS = 40
 INTERRUPTED_TRIALS = 2
