@@ -20,6 +20,7 @@ from notebook_agents import errors
 from notebook_agents.journal import Draft
 from notebook_agents.model import Kind
 from notebook_agents.runtime.view import run_view, steps_page
+from notebook_agents.ui import details
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -429,3 +430,28 @@ def test_the_newest_checkpoint_comes_with_its_payload(
     assert found is not None
     assert found.checkpoint["channel_values"] == {"n": 1}
     assert asked == []
+
+
+@pytest.mark.parametrize(("ingested", "opened"), [("all", (1, 2)), ("some", (1, 0))])
+def test_what_shows_a_run_opens_duckdb_few_times(
+    journal: na.Journal, monkeypatch: pytest.MonkeyPatch, ingested: str, opened: tuple[int, int]
+) -> None:
+    """Its view takes one opening, its newest results two, or none where the queue has them."""
+
+    def work(state: Any) -> Any:
+        if state["n"] == 3 and ingested == "some":
+            journal.ingest()
+        return {"n": state["n"] + 1}
+
+    graph = build(work=work)
+    graph.add_conditional_edges("work", lambda state: "work" if state["n"] < 40 else END)
+    na.Agent(graph, "loop", journal).run({"n": 0}, thread="t", config={"recursion_limit": 50})
+    if ingested == "all":
+        journal.ingest()
+    connect, made = journal._archive._connect, []
+    monkeypatch.setattr(journal._archive, "_connect", lambda: made.append(1) or connect())
+    view = run_view(journal, "t")
+    assert (len(view.steps), len(made)) == (40, opened[0])
+    shown = details.results(journal, view)
+    assert [shown[step.id] for step in view.steps[-20:]] == [f"{{'n': {n}}}" for n in range(21, 41)]
+    assert len(made) == sum(opened)

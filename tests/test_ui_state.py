@@ -159,6 +159,52 @@ def test_folding_counts_tokens_for_the_step_and_those_around_it() -> None:
     assert tokens == {"node": (14, 1.0), "one": (7, 0.5), "two": (7, 0.5)}
 
 
+def test_state_while_a_run_works_is_what_its_records_would_tell() -> None:
+    """Folded JSON is the same as that of the view that it becomes, and later events leave it."""
+    done, cut, bad = (
+        step("done", replayed=True),
+        step("cut", uncertain()),
+        step("bad", failed("no")),
+    )
+    before = view(done, cut, bad, status=RunStatus.ORPHANED, ended=None, sessions=2)
+    folding = Folding(before, {done.id: "1"}, driver=None, journal="here")
+    at = [START + timedelta(milliseconds=1_250 * number) for number in range(6)]
+    folding.take(event(cut.id, "intended", 2), at[0])
+    folding.take(event("call", "intended", arguments=""), at[1])
+    folding.take(event(cut.id, "returned", 2), at[2])
+    folding.take(event(bad.id, "intended", 2), at[3])
+    live, said = folding.record()
+    assert said == run_state(live, arguments=folding.arguments, journal="here")
+    assert {**said, "told": folding.head()["told"]} == folding.state
+    assert folding.arguments == {done.id: "1", "call": ""}
+    kept = json.dumps(said)
+    folding.take(event("call", "failed", error="ValueError: no"), at[4])
+    folding.take(event("call", "intended", 2), at[5])
+    assert json.dumps(said) == kept
+
+
+def test_state_while_a_run_works_has_what_models_took() -> None:
+    """A page that is loaded meanwhile shows the tokens that the others were told of."""
+    folding = Folding(view(status=RunStatus.RUNNING, ended=None), {}, driver=None, journal=None)
+    spent = Usage(models=(ModelUsage(model="m", input_tokens=3, output_tokens=4, total_tokens=7),))
+    folding.take(event("node", "intended"), START)
+    folding.take(event("node", "returned", usage=spent), START)
+    _, said = folding.record()
+    assert (said["usage"]["tokens"], said["steps"][0]["tokens"]) == (7, 7)
+
+
+def test_state_of_a_long_run_that_works_is_cut_as_a_saved_one() -> None:
+    """What did not simply return is kept, and the newest of the others."""
+    folding = Folding(view(status=RunStatus.RUNNING, ended=None), {}, driver=None, journal=None)
+    for number in range(2_100):
+        folding.take(event(f"step {number}", "intended"), START)
+        what = "failed" if number == 7 else "returned"
+        folding.take(event(f"step {number}", what), START)
+    live, said = folding.record()
+    assert said == run_state(live)
+    assert (len(said["steps"]), said["cut"], said["steps"][0]["id"]) == (2_000, 100, "step 7")
+
+
 @dataclass
 class Point:
     """Something with fields."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from notebook_agents import clock, ids
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from notebook_agents.journal import Journal, Record
+    from notebook_agents.model import ThreadInfo
 
 _ENDS = {
     Kind.STEP_RETURNED: Outcome.RETURNED,
@@ -35,7 +35,7 @@ _ENDS = {
     Kind.STEP_SUSPENDED: Outcome.SUSPENDED,
     Kind.STEP_LATE: Outcome.LATE,
 }
-_seq = attrgetter("seq")
+_RUN_KINDS = (Kind.RUN_STARTED, Kind.RUN_FINISHED)
 _STEP_KINDS = (Kind.STEP_INTENDED, Kind.DECISION, Kind.USAGE, *_ENDS)
 
 
@@ -53,8 +53,11 @@ def run_view(
     Raises:
         UnknownThreadError: There is no such thread, or no such run in it.
     """
-    frame = _frame(journal, thread, number)
-    records = journal.select(thread=thread, run=frame.number, kinds=_STEP_KINDS)
+    info = journal.thread(thread)
+    number = info.run if number is None else number
+    # One read for both: DuckDB, if it has some of it, is opened once.
+    records = journal.select(thread=thread, run=number, kinds=(*_RUN_KINDS, *_STEP_KINDS))
+    frame = _framed(info, number, records)
     newest = frame.newest
     closed = closed_by(journal, thread)
     return RunView(
@@ -208,12 +211,17 @@ class _Frame:
 def _frame(journal: Journal, thread: str, number: int | None) -> _Frame:
     info = journal.thread(thread)
     number = info.run if number is None else number
-    records = journal.select(thread=thread, run=number, kinds=(Kind.RUN_STARTED, Kind.RUN_FINISHED))
-    starts = [record for record in records if record.kind is Kind.RUN_STARTED]
+    return _framed(info, number, journal.select(thread=thread, run=number, kinds=_RUN_KINDS))
+
+
+def _framed(info: ThreadInfo, number: int, records: list[Record]) -> _Frame:
+    """Return what is said of a run in records of it, of whichever kinds."""
+    about = [record for record in records if record.kind in _RUN_KINDS]
+    starts = [record for record in about if record.kind is Kind.RUN_STARTED]
     if not starts:
         has = f"its newest run is {info.run}" if info.run else "it was never run by an agent"
-        raise UnknownThreadError(f"thread {thread!r} has no run {number}: {has}")
-    newest = records[-1] if records[-1].kind is Kind.RUN_FINISHED else None
+        raise UnknownThreadError(f"thread {info.thread!r} has no run {number}: {has}")
+    newest = about[-1] if about[-1].kind is Kind.RUN_FINISHED else None
     status = RunStatus(newest.name) if newest and newest.name else RunStatus.RUNNING
     if status is RunStatus.RUNNING:  # a run that a newer one left behind has no driver either
         status = info.status if number == info.run else RunStatus.ORPHANED
@@ -240,33 +248,32 @@ def _steps(
     journal: Journal, records: list[Record], frame: _Frame, *, closed: bool
 ) -> tuple[Step, ...]:
     """Return the steps in the order in which they first began; without contents if closed."""
-    failed = [record.seq for record in records if record.kind is Kind.STEP_FAILED and not closed]
-    errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(failed).items()}
     ends: dict[tuple[str | None, int | None], Record] = {}
     begun: dict[str, list[Record]] = {}
-    for record in records:
-        if record.kind is Kind.STEP_INTENDED:
+    used, failed, decided = [], [], []
+    for record in records:  # the kinds of which there are most come first
+        kind = record.kind
+        if kind is Kind.STEP_INTENDED:
             if record.step is not None:
                 begun.setdefault(record.step, []).append(record)
-        elif record.kind in _ENDS:
+        elif kind in _ENDS:
             ends[record.step, record.attempt] = record
-    decisions = {} if closed else _decisions(journal, records)
-    resumed_at = frame.starts[-1].seq if len(frame.starts) > 1 else 0
+            if kind is Kind.STEP_FAILED:
+                failed.append(record.seq)
+        elif kind is Kind.USAGE:
+            used.append(record)
+        elif kind is Kind.DECISION:
+            decided.append(record)
+    told = [] if closed else failed
+    errors = {seq: unpack(payload)[0] for seq, payload in journal.payloads(told).items()}
+    decisions = {} if closed else _decisions(journal, decided)
+    starts = [record.seq for record in frame.starts]
+    active = frame.status is RunStatus.RUNNING
     steps = [
-        _step(
-            step,
-            intents,
-            ends,
-            errors,
-            frame.starts,
-            decisions.get(step, ()),
-            resumed_at=resumed_at,
-            active=frame.status is RunStatus.RUNNING,
-        )
+        _step(step, intents, ends, errors, starts, decisions.get(step, ()), active=active)
         for step, intents in begun.items()
     ]
-    used = [record for record in records if record.kind is Kind.USAGE and not closed]
-    return tuple(_with_usage(journal, steps, used) if used else steps)
+    return tuple(_with_usage(journal, steps, used) if used and not closed else steps)
 
 
 def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record]) -> list[Step]:
@@ -304,13 +311,9 @@ def _with_usage(journal: Journal, steps: Sequence[Step], used: Sequence[Record])
 
 
 def _decisions(journal: Journal, records: list[Record]) -> dict[str, tuple[Decision, ...]]:
-    """Return what people said of the steps, by step."""
+    """Return what people said of the steps, by step, as records of decisions tell it."""
     found: dict[str, tuple[Decision, ...]] = {}
-    said = {
-        record.seq: record
-        for record in records
-        if record.kind is Kind.DECISION and record.name in tuple(Said)
-    }
+    said = {record.seq: record for record in records if record.name in tuple(Said)}
     payloads = journal.payloads(list(said))
     for seq, record in said.items():
         user, host, _ = unpack(payloads[seq])
@@ -331,40 +334,54 @@ def _step(
     intents: list[Record],
     ends: dict[tuple[str | None, int | None], Record],
     errors: dict[int, str],
-    starts: list[Record],
+    starts: list[int],
     decisions: tuple[Decision, ...],
     *,
-    resumed_at: int,
     active: bool,
 ) -> Step:
+    """Return a step.
+
+    Args:
+        step: Its id.
+        intents: The records of its attempts.
+        ends: The records of all ends, by step and attempt.
+        errors: What failed ends say, by their records' numbers.
+        starts: The numbers of the records of the run's drivers' starts.
+        decisions: What people said of it.
+        active: Somebody drives the run.
+    """
+    resumed_at = starts[-1] if len(starts) > 1 else 0
     attempts = []
     replayed = False
     for intent in intents:
         end = ends.get((step, intent.attempt))
         if end is None:
-            here = active and intent is intents[-1] and intent.seq > starts[-1].seq
+            here = active and intent is intents[-1] and intent.seq > starts[-1]
             outcome = Outcome.RUNNING if here else Outcome.UNCERTAIN
+            ended = error = proof = None
         else:
-            outcome = _ENDS[end.kind]
-            replayed = replayed or (outcome is Outcome.RETURNED and end.seq < resumed_at)
+            outcome, ended = _ENDS[end.kind], clock.from_us(end.ts)
+            error = errors.get(end.seq)
+            proof = Proof(end.ref) if end.ref and outcome is Outcome.FAILED else None
+            if outcome is Outcome.RETURNED and end.seq < resumed_at:
+                replayed = True
         attempts.append(
             Attempt(
                 number=intent.attempt or 1,
-                session=bisect_left(starts, intent.seq, key=_seq),
+                session=bisect_left(starts, intent.seq),
                 started=clock.from_us(intent.ts),
-                ended=None if end is None else clock.from_us(end.ts),
+                ended=ended,
                 outcome=outcome,
-                error=None if end is None else errors.get(end.seq),
-                proof=None
-                if end is None or end.kind is not Kind.STEP_FAILED or not end.ref
-                else Proof(end.ref),
+                error=error,
+                proof=proof,
             )
         )
+    first = intents[0]
     return Step(
         id=step,
-        name=intents[0].name or "",
-        parent=intents[0].parent,
-        namespace=intents[0].ns or "",
+        name=first.name or "",
+        parent=first.parent,
+        namespace=first.ns or "",
         attempts=tuple(attempts),
         replayed=replayed,
         key=ids.idempotency_key(step),

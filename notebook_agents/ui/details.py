@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from notebook_agents import pickling
@@ -13,7 +14,7 @@ from notebook_agents.runtime import previews
 from notebook_agents.runtime.driver import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.journal.values import Codec
@@ -59,12 +60,20 @@ def results(
         newest: Of how many.
         codec: Reads them; None: one that rebuilds what needs no module to be imported.
     """
-    returned = [step.id for step in view.steps if step.outcome is Outcome.RETURNED][-newest:]
+    backwards = (step.id for step in reversed(view.steps) if step.outcome is Outcome.RETURNED)
+    returned = list(islice(backwards, newest))
     if not returned:
         return {}
     records = _returned(journal, view.thread, view.number, returned)
     small = [record for record in records if record.size <= _SMALL]
-    return {record.step or "": _preview(journal, record, previews.LIMIT, codec) for record in small}
+    try:
+        known = journal.payloads([record.seq for record in small])
+    except Exception:  # noqa: BLE001 - each says for itself why it cannot be shown
+        known = {}
+    return {
+        record.step or "": _preview(journal, record, previews.LIMIT, codec, known.get(record.seq))
+        for record in small
+    }
 
 
 def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]:
@@ -75,16 +84,29 @@ def detail(journal: Journal, thread: str, run: int, step: str) -> dict[str, Any]
     return {"step": step, "args": given, "result": result}
 
 
-def _returned(journal: Journal, thread: str, run: int, steps: Iterable[str]) -> list[Record]:
-    kinds = [Kind.STEP_RETURNED]
-    return journal.select(thread=thread, run=run, kinds=kinds, steps=list(steps))
+def _returned(journal: Journal, thread: str, run: int, steps: Collection[str]) -> list[Record]:
+    """Return the ends of steps that returned; where the queue has them all, DuckDB stays closed."""
+    first, _ = journal.queue.bounds()
+    for since in (first - 1, 0):
+        records = journal.select(
+            thread=thread, run=run, kinds=[Kind.STEP_RETURNED], steps=list(steps), since=since
+        )
+        if since <= 0 or len({record.step for record in records}) == len(steps):
+            break
+    return records
 
 
-def _preview(journal: Journal, record: Record, limit: int, codec: Codec | None = None) -> str:
+def _preview(
+    journal: Journal,
+    record: Record,
+    limit: int,
+    codec: Codec | None = None,
+    payload: bytes | None = None,
+) -> str:
     if record.size > _LARGE:
         return f"it is too large to be shown: {record.size / 1e6:,.0f} MB"
     try:
-        tree = unpack(journal.payload(record.seq))
+        tree = unpack(journal.payload(record.seq) if payload is None else payload)
         codec = codec or _KnownClasses(strict_serializer())
         value = Decoder(codec, journal.parts).decode(tree, record.refs)
     except NotebookAgentsError as error:

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from notebook_agents import ids
 from notebook_agents.model import Attempt, Outcome, RunStatus, Step, Usage
-from notebook_agents.runtime.timeline import clean, outcome_in, summary, why_again
-from notebook_agents.ui.state import VERSION, State, head, moment, step_state, usage_state
+from notebook_agents.runtime.timeline import clean, outcome_in, summary, told, why_again
+from notebook_agents.ui.state import (
+    QUIET,
+    STEPS,
+    VERSION,
+    State,
+    head,
+    moment,
+    newest,
+    step_state,
+    usage_state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +94,7 @@ class Folding:
         for one in attempts[-1:]:
             if one["outcome"] == "running":
                 one["outcome"] = "uncertain"
-            one["why"] = one["why"] or why_again(_attempt(one, self._view.sessions))
+            one["why"] = one["why"] or why_again(self._attempts(state["id"], [one])[0])
         state["attempts"] = [*attempts, _begun(event, began)]
         state["state"], state["seconds"] = "running", None
         if event.arguments is not None:
@@ -110,20 +120,17 @@ class Folding:
     @property
     def arguments(self) -> dict[str, str]:
         """Previews of what durable calls were given, by step."""
-        return {id_: state["args"] for id_, state in self._states.items() if state["args"]}
+        states = list(self._states.values())
+        return {state["id"]: state["args"] for state in states if state["args"] is not None}
 
     @property
     def view(self) -> RunView:
         """The run as it stands."""
-        return replace(self._view, steps=tuple(map(self._step, self._states.values())))
+        return replace(self._view, steps=tuple(map(self._step, list(self._states.values()))))
 
     def _step(self, state: State) -> Step:
         before = self._before.get(state["id"])
-        known = {} if before is None else {one.number: one for one in before.attempts}
-        attempts = tuple(
-            known[one["number"]] if one["number"] in known else _attempt(one, self._view.sessions)
-            for one in state["attempts"]
-        )
+        attempts = self._attempts(state["id"], state["attempts"])
         if before is not None:
             return replace(before, attempts=attempts)
         return Step(
@@ -135,6 +142,29 @@ class Folding:
             replayed=False,
             key=state["key"],
         )
+
+    def _attempts(self, step: str, states: list[State]) -> tuple[Attempt, ...]:
+        """Return attempts of a step as they are: of an earlier process, as its records told it."""
+        before, session = self._before.get(step), self._view.sessions
+        known = {} if before is None else {one.number: one for one in before.attempts}
+        return tuple([known.get(one["number"]) or _attempt(one, session) for one in states])
+
+    @property
+    def state(self) -> State:
+        """The run's whole state, as deltas told it; what happens later does not change it."""
+        states = list(self._states.values())  # events may come in meanwhile
+        cut = len(states) - STEPS
+        if cut > 0:
+            loud = [one["id"] for one in states if _is_loud(one)]
+            kept = newest([one["id"] for one in states], loud)
+            states = [one for one in states if one["id"] in kept]
+        steps = [{**one, "attempts": [*map(dict, one["attempts"])]} for one in states]
+        return {**self.head(), "steps": steps, "cut": max(cut, 0)}
+
+    def record(self) -> tuple[RunView, State]:
+        """Return what a record of the run is made of as it stands."""
+        view = self.view
+        return view, {**self.state, "told": told(view)}
 
     @property
     def changed(self) -> bool:
@@ -151,13 +181,13 @@ class Folding:
         counts = {str(outcome): self._counts[str(outcome)] for outcome in Outcome}
         counts["in_doubt"] = counts.pop(str(Outcome.UNCERTAIN))
         total, returned = len(self._states), counts["returned"]
-        told = f"{returned} of {total} step{'' if total == 1 else 's'} returned"
+        said = f"{returned} of {total} step{'' if total == 1 else 's'} returned"
         if not total:
-            told = summary(self._view)
+            said = summary(self._view)
         if self._view.replayed:
-            told = f"{summary(self._view)} · {told}"
+            said = f"{summary(self._view)} · {said}"
         counts |= {"steps": total, "replayed": self._head["counts"]["replayed"]}
-        return {**self._head, "told": told, "counts": counts}
+        return {**self._head, "told": said, "counts": counts}
 
 
 def _begun(event: StepEvent, began: str | None) -> State:
@@ -204,6 +234,10 @@ def _end(state: State, event: StepEvent, at: datetime) -> None:
     state["state"] = outcome
 
 
+def _is_loud(state: State) -> bool:
+    return len(state["attempts"]) > 1 or state["state"] not in QUIET
+
+
 def _more(before: State | None, spent: State) -> State:
     """Return tokens and cost of both; the cost only where it is known of both."""
     if before is None:
@@ -216,12 +250,11 @@ def _more(before: State | None, spent: State) -> State:
 def _attempt(one: State, session: int) -> Attempt:
     """Return an attempt of this process as its JSON tells it."""
     began = datetime.fromisoformat(one["started"])
-    ended = None if one["seconds"] is None else began.timestamp() + one["seconds"]
     return Attempt(
         number=one["number"],
         session=session,
         started=began,
-        ended=None if ended is None else datetime.fromtimestamp(ended, began.tzinfo),
+        ended=None if one["seconds"] is None else began + timedelta(seconds=one["seconds"]),
         outcome=Outcome(one["outcome"]),
         error=one["error"],
     )

@@ -116,8 +116,7 @@ class Live:
         given = details.arguments(run.journal, run.thread, run.number, {s.id for s in view.steps})
         home, driver = default_home(run.journal), _driver(run.journal, run.thread)
         self._folding = Folding(view, given, driver=driver, journal=home)
-        live = self._folding.view
-        self._renew(live, run_state(live, arguments=given, driver=driver, journal=home))
+        self._renew(*self._folding.record())
         self._display()
         self._over = threading.Event()
         self._between = _BUNDLE_SECONDS[0]
@@ -190,8 +189,7 @@ class Live:
         """Renew the bundle that a saved notebook keeps, and pages without the widget show."""
         assert self._folding is not None
         began = time.monotonic()
-        view = self._folding.view
-        state = self.state
+        view, state = self._folding.record()
         if self._widget is not None:
             self._widget.state = state  # a view that is made meanwhile begins with it
         self._view, self._state = view, state
@@ -240,8 +238,7 @@ class Live:
         folding = self._folding
         if not self._depth or folding is None:
             return self._state
-        kept = {"driver": self._state["driver"], "journal": self._state["journal"]}
-        return {**run_state(folding.view, arguments=folding.arguments), **kept}
+        return folding.state
 
     @property
     def has_widget(self) -> bool:

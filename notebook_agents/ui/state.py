@@ -8,6 +8,7 @@ what changed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,14 @@ STEPS = 2_000
 _LOUD = 1_000
 """Of these, at most so many that did not simply return; the others are the newest."""
 _ERROR = 2_000
+_WORDS = {outcome: outcome.value for outcome in Outcome}  # an enum's own `value` takes far longer
+QUIET = (_WORDS[Outcome.RETURNED], _WORDS[Outcome.RUNNING])
+"""How a step stands that is not loud, if it has one attempt."""
 _ASKED = 64 * 1024
 """Characters of JSON up to which a question is shown as it was asked."""
 
 State = dict[str, Any]
+_NO_USAGE: State = {"tokens": None, "cost": None}
 
 
 def run_state(
@@ -88,10 +93,9 @@ def head(view: RunView, *, driver: Driver | None = None, journal: str | None = N
 def counts(view: RunView) -> dict[str, int]:
     """Return how many steps stand how."""
     found = {"steps": len(view.steps), "replayed": len([s for s in view.steps if s.replayed])}
-    found |= dict.fromkeys(map(str, Outcome), 0)
-    for step in view.steps:
-        found[outcome_in(step, view).value] += 1
-    found["in_doubt"] = found.pop(str(Outcome.UNCERTAIN))
+    stand = Counter([outcome_in(step, view) for step in view.steps])
+    found |= {word: stand[outcome] for outcome, word in _WORDS.items()}
+    found["in_doubt"] = found.pop(_WORDS[Outcome.UNCERTAIN])
     return found
 
 
@@ -106,7 +110,7 @@ def steps_state(
     return [
         step_state(
             step,
-            outcome_in(step, view).value,
+            _WORDS[outcome_in(step, view)],
             arguments=arguments.get(step.id),
             result=results.get(step.id),
             undecided=step.id in open_,
@@ -132,8 +136,10 @@ def step_state(
         result: A preview of what it returned.
         undecided: Somebody has to say whether it happened.
     """
-    usage = usage_state(step.usage) or {"tokens": None, "cost": None}
-    attempts = [_attempt(attempt, last=attempt is step.attempts[-1]) for attempt in step.attempts]
+    usage = usage_state(step.usage) or _NO_USAGE
+    *before, newest = step.attempts
+    attempts = [_attempt(attempt, why_again(attempt)) for attempt in before]
+    attempts.append(_attempt(newest, None))
     return {
         "id": step.id,
         "parent": step.parent,
@@ -147,7 +153,7 @@ def step_state(
         "args": arguments,
         "result": result,
         "key": step.key,
-        "decisions": [_decision(decision) for decision in step.decisions],
+        "decisions": [*map(_decision, step.decisions)],
         "undecided": undecided,
     }
 
@@ -161,17 +167,18 @@ def moment(at: datetime | None) -> str | None:
     """Return a moment in ISO 8601, in UTC."""
     if at is None:
         return None
-    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="milliseconds")
+    at = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return at.isoformat("T", "milliseconds")  # by its name, the second takes as long as the rest
 
 
-def _attempt(attempt: Attempt, *, last: bool) -> State:
+def _attempt(attempt: Attempt, why: str | None) -> State:
     return {
         "number": attempt.number,
-        "outcome": attempt.outcome.value,
+        "outcome": _WORDS[attempt.outcome],
         "started": moment(attempt.started),
         "seconds": attempt.seconds,
         "error": None if attempt.error is None else _cut(attempt.error),
-        "why": None if last else why_again(attempt),
+        "why": why,
     }
 
 
@@ -235,15 +242,20 @@ def _kept(view: RunView, limit: int) -> Sequence[Step]:
     loud = [
         step.id
         for step in view.steps
-        if len(step.attempts) > 1
-        or outcome_in(step, view) not in (Outcome.RETURNED, Outcome.RUNNING)
+        if len(step.attempts) > 1 or _WORDS[outcome_in(step, view)] not in QUIET
     ]
+    kept = newest([step.id for step in view.steps], loud, limit)
+    return [step for step in view.steps if step.id in kept]
+
+
+def newest(steps: Sequence[str], loud: Sequence[str], limit: int = STEPS) -> set[str]:
+    """Return the ids of the steps to keep: of those that are loud, then the newest of all."""
     kept = set(loud[-_LOUD:])
-    for step in reversed(view.steps):
+    for step in reversed(steps):
         if len(kept) >= limit:
             break
-        kept.add(step.id)
-    return [step for step in view.steps if step.id in kept]
+        kept.add(step)
+    return kept
 
 
 def _cut(text: str) -> str:
