@@ -197,6 +197,7 @@ CASES = {
     "exception": ("ShopError(503, body='busy')", "(str(x), x.status) == ('503: busy', 503)"),
     "new type": ("Euro", "x(3) == 3 and (x.__module__, x.__name__) == ('__main__', 'Euro')"),
     "array of C": ("(ctypes.c_int * 3)(1, 2)", "list(x) == [1, 2, 0]"),
+    "class of arrays of C": ("ctypes.Array", "x.__name__ == 'Array'"),
     "default dict": ("collections.defaultdict(lambda: scale(1))", "x['new'] == 3"),
     "langchain tool": (
         "search",

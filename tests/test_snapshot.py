@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
 import threading
 import weakref
@@ -74,6 +75,13 @@ def test_what_a_class_of_a_cell_holds() -> None:
     assert together(a=made, b=made(), c=made.known, d=[]) == [("a", "b", "c"), ("d",)]
     found = back({"a": made(), "c": made.known})
     assert found["a"].known is found["c"]
+    ann, bob = made(), made()
+    made.known.append(ann)
+    bob.own = made.known
+    assert together(a=ann, b=bob, c=Node()) == [("a", "b"), ("c",)]
+    found = back({"a": ann, "b": bob})
+    assert found["b"].own is type(found["a"]).known
+    assert found["b"].own[0] is found["a"]
 
 
 class Account:
@@ -111,8 +119,11 @@ def test_what_hashes_itself_may_be_shared_too(kind: type) -> None:
     assert together(a=ann, b={ann: 1}) == [("a", "b")]
     found = back({"a": ann, "b": {ann: 1}})
     assert found["a"] is next(iter(found["b"]))
+    nameless: Any = type("Nameless", (Account,), {"__module__": None})("a")
+    assert together(a=nameless, b=[nameless]) == [("a", "b")]
     when = pandas.Timestamp(2026, 1, 1)
-    for value in (Place("here"), Path("a"), when, pandas.StringDtype(), Kind.CHUNK):
+    named = type("Named", (str,), {})("a")
+    for value in (Place("here"), Path("a"), when, pandas.StringDtype(), Kind.CHUNK, named):
         assert together(a=[value], b=[value]) == [("a",), ("b",)]
 
 
@@ -127,46 +138,61 @@ def test_an_optimizer_moves_the_model_that_it_came_with() -> None:
 def test_a_tensor_lies_beside_as_an_array_does() -> None:
     """Taken without a copy, in any type; it comes back as torch's own, of its own."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    for made in (torch.arange(5000), torch.ones(5000, dtype=torch.bfloat16), torch.ones(9)):
+    kinds = (torch.int64, torch.bfloat16, torch.uint16, torch.float8_e5m2)
+    for made in [*(torch.ones(5000).to(kind) for kind in kinds), torch.ones(9), torch.ones(0)]:
         (group,) = snapshot.take({"x": made}).groups
         assert len(group.data) < 2000
         assert [one.nbytes for one in group.raw] == [made.nbytes] * (made.nbytes > 4096)
         again = back({"x": made})["x"]
-        assert torch.equal(again, made)
+        assert torch.equal(again.view(torch.uint8), made.view(torch.uint8))
         assert again.dtype is made.dtype
         again.resize_(10_000)
-    both = torch.zeros(5000, 2)
-    assert torch.equal(back({"x": both.T[1]})["x"], both.T[1])
     assert together(a=torch.ones(5000), b=torch.ones(5000)) == [("a",), ("b",)]
+    both = torch.zeros(5000, 2)
+    assert [len(group.raw) for group in snapshot.take({"x": both, "y": list(both)}).groups] == [1]
+    found = back({"x": both, "y": both.T[1]})
+    found["x"][3, 1] = 7
+    assert found["y"][3] == 7
+    assert back({"memory": both.untyped_storage()})["memory"].nbytes() == 40_000
 
 
 def test_columns_of_polars_lie_beside() -> None:
     """Numbers and moments are taken without a copy; what has gaps or text is pickled with them."""
-    moments = pandas.date_range("2026", periods=5000, freq="h")
+    rows = 50_000
+    moments = pandas.date_range("2026", periods=rows, freq="min")
     frame = polars.DataFrame(
         {
-            "n": numpy.arange(5000),
-            "half": numpy.arange(5000, dtype="f4") / 2,
-            "at": moments,
+            "n": numpy.arange(rows),
+            "half": numpy.arange(rows, dtype="f4") / 2,
+            "at": polars.Series(moments).dt.replace_time_zone("UTC"),
             "day": polars.Series(moments).cast(polars.Date),
-            "gaps": [None, 1] * 2500,
-            "said": ["yes", "no"] * 2500,
-            "sorted": polars.Series(["a", "b"] * 2500, dtype=polars.Enum(["b", "a"])),
-            "exact": polars.Series([1, 2] * 2500).cast(polars.Decimal(10, 2)),
+            "": numpy.arange(rows)[::-1].copy(),
+            "gaps": [None, 1] * (rows // 2),
+            "said": ["yes", "no"] * (rows // 2),
+            "sorted": polars.Series(["a", "b"] * (rows // 2), dtype=polars.Enum(["b", "a"])),
+            "exact": polars.Series([1, 2] * (rows // 2)).cast(polars.Decimal(10, 2)),
+            "tiny": numpy.ones(rows, dtype="i1"),
         }
-    )
+    ).with_columns(polars.col("n").set_sorted())
     (group,) = snapshot.take({"f": frame}).groups
-    assert [one.nbytes for one in group.raw] == [40_000, 20_000, 40_000, 20_000]
+    assert [one.nbytes // rows for one in group.raw] == [8, 4, 8, 4, 8]
     found = back({"f": frame})["f"]
     assert found.equals(frame)
     assert found.schema == frame.schema
+    assert found["n"].flags == frame["n"].flags
     found[0, "n"] = 7
     assert found["n"].sum() == frame["n"].sum() + 7
-    parts = polars.concat([frame, frame], rechunk=False)
-    assert back({"f": parts})["f"].equals(parts)
-    none = polars.DataFrame({"n": []}, schema={"n": polars.Int8})
-    assert back({"f": none, "g": polars.DataFrame()})["f"].schema == none.schema
-    assert together(a=frame, b=frame.clone(), c=frame["at"]) == [("a",), ("b",), ("c",)]
+    for one in (polars.concat([frame, frame], rechunk=False), frame[:10], frame[:0], frame[5:9000]):
+        again = back({"f": one})["f"]
+        assert again.equals(one)
+        assert again.schema == one.schema
+    assert back({"f": polars.DataFrame()})["f"].shape == (0, 0)
+    assert not any(group.raw for group in snapshot.take({"f": frame[:1000]}).groups)
+    assert together(a=frame, b=frame.clone(), c=frame["at"], d=[frame]) == [
+        ("a", "d"),
+        ("b",),
+        ("c",),
+    ]
 
 
 def test_an_array_that_is_a_file_is_opened_again(tmp_path: Path) -> None:
@@ -190,9 +216,14 @@ def test_an_array_that_is_a_file_is_opened_again(tmp_path: Path) -> None:
     found["part"][0] = 8
     assert (whole[0], whole[1], found["own"][0]) == (7, 1, 5)
     assert found["read"].tolist() == list(range(10))
+    kept = snapshot.take({"whole": whole}).groups[0].data
+    os.truncate(tmp_path / "a", 100)
+    with pytest.raises(ValueNotKeptError, match="has 100 bytes by now"):
+        snapshot.give(kept, [])
+    assert (tmp_path / "a").stat().st_size == 100
     (tmp_path / "a").unlink()
     with pytest.raises(ValueNotKeptError, match="No such file"):
-        back({"whole": whole})
+        snapshot.give(kept, [])
 
 
 def test_buffers_lie_beside_and_can_be_changed():

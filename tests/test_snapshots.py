@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 ON = "import notebook_agents as na\n%agents autosave on"
 KILL = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+HELD = """
+import threading
+from notebook_agents.notebook.snapshots import Snapshots
+_write, _go = Snapshots.write, threading.Event()
+def _wait(self, *given, **options):
+    _go.wait(60)
+    return _write(self, *given, **options)
+Snapshots.write = _wait
+"""
 THINNED = """
 from notebook_agents.ui import autosave as _autosave
 _autosave.KEPT, _autosave._AT_ONCE = 3, 4
@@ -96,15 +105,6 @@ def test_an_interrupted_snapshot_leaves_nothing_out_of_the_next(folder: Path) ->
 
     Those that were taken before and wait are recorded.
     """
-    held = """
-import threading
-from notebook_agents.notebook.snapshots import Snapshots
-_write, _go = Snapshots._write, threading.Event()
-def _wait(self, *given, **options):
-    _go.wait(60)
-    return _write(self, *given, **options)
-Snapshots._write = _wait
-"""
     interrupted = """
 import os, signal
 import numpy as np
@@ -118,7 +118,7 @@ _namespace.around = _once
 x, large = 2, np.arange(100_000)
 """
     with Shell(folder) as shell:
-        shell.run(held, ON, "x = 1")
+        shell.run(HELD, ON, "x = 1")
         told = shell.run(interrupted)
         shell.run("y = 5; _go.set()")
         assert shell.run("na.snapshot()").endswith("Out[6]: 4\n")
@@ -131,6 +131,32 @@ x, large = 2, np.arange(100_000)
         assert "Out[2]: (2, 5, 4999950000)" in shell.run("%agents restore", given)
     states = [(one.get("x"), one.get("y")) for one, _ in kept(folder / ".notebook_agents")]
     assert states[:3] == [(None, None), (1, None), (2, 5)]
+
+
+def test_a_compaction_that_the_next_one_sees_first(folder: Path) -> None:
+    """One that waits refers to what may be gone: it is refused, and the next one has all."""
+    waiting = """
+_go.clear()
+x = np.arange(500_000)
+y = [x]
+"""
+    compacted = """
+from notebook_agents.journal import Draft
+from notebook_agents.journal.compact import compact
+from notebook_agents.model import Kind
+_other = na.Journal.open(".notebook_agents")
+_other.append([Draft(kind=Kind.STEP_INTENDED, thread="t", scope="t")], durable=True)
+_other.delete_thread("t")
+compact(_other).generation
+"""
+    with Shell(folder) as shell:
+        shell.run(HELD + "_go.set()", ON, "w = 0")
+        shell.run("import numpy as np; z = np.arange(500_000)", "na.snapshot()")
+        assert shell.run(waiting, compacted).endswith("]: 2\n")
+        shell.run("w = 1; _go.set()", "na.snapshot()")
+    states = [one for one, _ in kept(folder / ".notebook_agents")]
+    assert (states[-1]["w"], int(states[-1]["y"][0].sum())) == (1, 124999750000)
+    assert "another thread" not in shell.said
 
 
 def test_a_snapshot_that_failed_leaves_nothing_out_of_those_taken_meanwhile(folder: Path) -> None:

@@ -38,7 +38,7 @@ from notebook_agents.runtime.object_records import Table
 from notebook_agents.runtime.plain import PlainCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from notebook_agents.journal import Journal, Record
     from notebook_agents.pickling.snapshot import Copied, Group
@@ -77,6 +77,7 @@ class Captured(NamedTuple):
         refused: What cannot be kept, by name, with why.
         unsettled: What is recorded as it was before, since a thread was changing it.
         around: See `namespace.around`.
+        generation: The journal's: what is recorded has its numbers in this one.
         series: The number of the series that it goes on with.
     """
 
@@ -87,6 +88,7 @@ class Captured(NamedTuple):
     refused: dict[str, str]
     unsettled: frozenset[str]
     around: bytes
+    generation: int
     series: int
 
 
@@ -128,6 +130,7 @@ class Snapshots:
         self._around = b""
         self._refused: dict[str, tuple[Any, str]] = {}
         self._nodes: OrderedDict[bytes, Stored] = OrderedDict()
+        self._recorded: Mapping[bytes, Stored] = self._nodes  # as far as one that is taken may say
         self._generation = journal.generation
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
@@ -142,9 +145,9 @@ class Snapshots:
         """
         # The other thread may begin another series meanwhile: what is seen here is none of it.
         series, now = self._series, namespace.now()
-        if self._writing.acquire(blocking=False):  # else the one that is written sees to it
-            self._look_again()
-            self._writing.release()
+        generation = self.journal.generation
+        # Without a lock, which Ctrl-C could leave taken. It is the writer who notes a new one.
+        self._recorded = self._nodes if generation == self._generation else {}
         self.fresh = 0.0
         if strangers():
             taken, changed, copies, borrowed, unsettled = self._settled(now, series)
@@ -169,6 +172,7 @@ class Snapshots:
             refused=taken.refused,
             unsettled=unsettled,
             around=namespace.around(now.imports),
+            generation=generation,
             series=series.number,
         )
 
@@ -246,7 +250,7 @@ class Snapshots:
             for group in groups
             for raw, marks in zip(group.raw, group.marks, strict=True)
             for mark, piece in zip(marks, snapshot.pieces_of(raw), strict=True)
-            if mark not in self._nodes and mark not in series.coming
+            if mark not in self._recorded and mark not in series.coming
         }
         size = sum(map(len, wanted.values()))
         if size > _ALWAYS_COPIED and size > free_memory() // _SHARE:
@@ -308,7 +312,8 @@ class Snapshots:
         always: bool,
         durable: bool,
     ) -> int | None:
-        if self._look_again() and not captured.borrowed:
+        self._look_again()
+        if captured.generation != self._generation and not captured.borrowed:
             raise NotebookAgentsError(
                 "the journal was compacted meanwhile, and some of what it refers to may be gone: "
                 "the next snapshot has all"
@@ -410,16 +415,11 @@ class Snapshots:
             self.journal.append(encoder.new, durable=False)
             encoder.new = []
 
-    def _look_again(self) -> bool:
-        """Have what is known by number forgotten after a compaction; return whether there was one.
-
-        What nothing referred to is gone.
-        """
+    def _look_again(self) -> None:
+        """Forget what is known by number after a compaction: what nothing refers to is gone."""
         now = self.journal.generation
-        changed, self._generation = now != self._generation, now
-        if changed:
-            self._nodes.clear()
-        return changed
+        if now != self._generation:
+            self._nodes, self._generation = OrderedDict(), now
 
     def missing(self) -> dict[str, str]:
         """Return the variables that the newest snapshot has not, or not as they were, with why."""

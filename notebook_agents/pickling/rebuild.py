@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import platform
 import types
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -114,41 +116,65 @@ def texts(
     return found.reshape(shape, order=order)
 
 
-def torch_storage(kind: str, data: Any) -> Any:
-    """Rebuild a tensor's memory; torch's own, so that it can be resized.
+def torch_memory(data: Any) -> Any:
+    """Rebuild a tensor's memory of its bytes; torch's own, so that it can be resized."""
+    torch = importlib.import_module("torch")
+    if not len(data):
+        return torch.UntypedStorage(0)
+    held = torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=torch.uint8)
+    return held.clone().untyped_storage()
+
+
+def torch_storage(kind: str, memory: Any) -> Any:
+    """Rebuild what a tensor is made of.
 
     Args:
         kind: The name of its elements' type in torch.
-        data: Its bytes.
+        memory: What `torch_memory` returned.
     """
     torch = importlib.import_module("torch")
-    held = torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=torch.uint8)
     return torch.storage.TypedStorage(
-        wrap_storage=held.clone().untyped_storage(), dtype=getattr(torch, kind), _internal=True
+        wrap_storage=memory, dtype=getattr(torch, kind), _internal=True
     )
 
 
-def polars_frame(columns: list[Any]) -> Any:
-    """Rebuild a data frame of polars of its columns."""
-    return importlib.import_module("polars").DataFrame(columns)
+def polars_frame(order: list[str], beside: dict[str, Any], rest: Any) -> Any:
+    """Rebuild a data frame of polars.
+
+    Args:
+        order: The names of its columns.
+        beside: Some of the columns, by name.
+        rest: A data frame of the others.
+    """
+    columns = {**beside, **{one.name: one for one in rest.get_columns()}}
+    return importlib.import_module("polars").DataFrame({name: columns[name] for name in order})
 
 
-def polars_column(name: str, kind: Any, plain: str, data: Any) -> Any:
+def polars_column(name: str, kind: Any, falls: list[bool], plain: str, data: Any) -> Any:
     """Rebuild a column of a data frame of polars.
 
     Args:
         name: Its name.
         kind: Its type in polars.
+        falls: Whether it is known to be sorted downwards; empty where nothing is known.
         plain: The type of its numbers in NumPy.
         data: Their bytes.
     """
     polars, numpy = importlib.import_module("polars"), importlib.import_module("numpy")
-    return polars.Series(name, numpy.frombuffer(data, dtype=plain)).cast(kind)
+    made = polars.Series(name, numpy.frombuffer(data, dtype=plain)).cast(kind)
+    return made.set_sorted(descending=falls[0]) if falls else made
 
 
 def memory_map(
     path: str, kind: Any, mode: str, offset: int, shape: tuple[int, ...], order: Any
 ) -> Any:
-    """Open an array again that is a file; the arguments are those of `numpy.memmap`."""
+    """Open an array again that is a file; the arguments are those of `numpy.memmap`.
+
+    Raises:
+        ValueError: The file is shorter by now: NumPy would make it longer.
+    """
     numpy = importlib.import_module("numpy")
+    needs, has = offset + kind.itemsize * math.prod(shape), Path(path).stat().st_size
+    if has < needs:
+        raise ValueError(f"{path} has {has:,} bytes by now, and the array in it needs {needs:,}")
     return numpy.memmap(path, kind, mode, offset, shape, order)

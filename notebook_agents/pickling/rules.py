@@ -112,8 +112,10 @@ def _refuse(refusal: Refusal, _pickler: Pickler, value: object) -> Any:
 
 
 def _reduce_class(pickler: Pickler, cls: Any) -> Any:
-    if type(cls).__name__ == "PyCArrayType" and cls is cls._type_ * cls._length_:
-        return operator.mul, (cls._type_, cls._length_)  # ctypes makes it once, wherever it is made
+    if type(cls).__name__ == "PyCArrayType":
+        item, length = getattr(cls, "_type_", None), getattr(cls, "_length_", None)
+        if item is not None and length is not None and cls is item * length:
+            return operator.mul, (item, length)  # ctypes makes it once, wherever it is made
     if pickler.by_value and within(cls.__module__, pickler.by_value):
         return by_value._dynamic_class_reduce(cls)
     return cloudpickle.Pickler.reducer_override(pickler, cls)

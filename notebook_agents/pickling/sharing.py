@@ -17,6 +17,9 @@ _OF_VALUES = (sys.stdlib_module_names | {"pandas", "numpy", "polars"}) - {"__mai
 type of a column, which frames share that share nothing else."""
 
 
+_VALUES = (str, bytes, int, float, complex, tuple, frozenset)
+
+
 class Sharing(dict[type, bool]):
     """Whether it matters of objects of a type: they can be changed, or are known by identity.
 
@@ -55,11 +58,19 @@ def _has_state(kind: type) -> bool:
     Those of a class with attributes can. A tensor is hashed by its identity, and an optimizer in
     one variable moves those of the model in another one.
     """
-    if kind.__module__.partition(".")[0] in _OF_VALUES or issubclass(kind, enum.Enum):
+    module: Any = kind.__module__
+    if isinstance(module, str) and module.partition(".")[0] in _OF_VALUES:
         return False
-    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+    if issubclass(kind, (enum.Enum, *_VALUES)) or _is_frozen(kind):
         return False
     return bool(kind.__dictoffset__) or any(vars(one).get("__slots__") for one in kind.__mro__)
+
+
+def _is_frozen(kind: Any) -> bool:
+    """Whether it is a class of dataclasses or attrs whose objects cannot be changed."""
+    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        return True
+    return getattr(kind.__setattr__, "__name__", "") == "_frozen_setattrs"
 
 
 def dtype(value: Any) -> Any:

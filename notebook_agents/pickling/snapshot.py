@@ -156,7 +156,7 @@ def take(
         if made is not None:
             passes[name,] = made
     groups = []
-    for units in _together(passes):
+    for units in _together(passes, taking.own(passes)):
         names, whole = units[0], passes[units[0]]
         if len(units) > 1 or whole.weak:
             again = taking.whole(units, passes)
@@ -282,6 +282,16 @@ class _Taker:
             except Exception as error:  # noqa: BLE001 - whatever a hook of the user's raises
                 self.refused[name] = f"what on_restore keeps of it failed ({error!r})"
         return self._given
+
+    def own(self, units: Iterable[tuple[str, ...]]) -> set[int]:
+        """Return the ids of objects and of their attributes; a class may hold them as well."""
+        found = set[int]()
+        for value in (self._given[name] for unit in units for name in unit):
+            found.add(id(value))
+            if not isinstance(value, type):  # what a class has is the class's
+                with suppress(Exception):  # user classes may raise anything here
+                    found.update(map(id, object.__getattribute__(value, "__dict__").values()))
+        return found
 
     def quickly(self, names: Sequence[str], strong: set[int] | None = None) -> _Pass | None:
         """Return objects as pickled, or None where that failed; nothing is said of why."""
@@ -424,8 +434,15 @@ def _why(error: NotebookAgentsError) -> str:
     return text.partition(" cannot be kept: ")[2] if isinstance(error, ValueNotKeptError) else text
 
 
-def _together(passes: Mapping[tuple[str, ...], _Pass]) -> list[list[tuple[str, ...]]]:
-    """Return what was pickled by what is to be pickled together."""
+def _together(
+    passes: Mapping[tuple[str, ...], _Pass], own: Collection[int]
+) -> list[list[tuple[str, ...]]]:
+    """Return what was pickled by what is to be pickled together.
+
+    Args:
+        passes: What was pickled.
+        own: The ids of what the objects themselves are, and have as attributes.
+    """
     inside: dict[int, dict[int, Any]] = {}
     for made in passes.values():
         for key, cls in made.classes.items():
@@ -441,7 +458,7 @@ def _together(passes: Mapping[tuple[str, ...], _Pass]) -> list[list[tuple[str, .
     # Objects of one class do not share what it holds: each brings it along, and it is the same
     # class again. But who has it without the class shares it with all of them.
     held: dict[tuple[str, ...], set[int]] = {}
-    direct = set[int]()
+    direct = set(own)
     for unit, made in passes.items():
         held[unit] = made.met.keys() | made.weak.keys()
         direct |= held[unit].difference(*(inside[cls] for cls in made.classes))
