@@ -15,6 +15,8 @@ export interface IActions {
   request(asked: IAsked): Promise<IReply>;
   /** Calls tell("lost") when the kernel is gone, tell("ready") when there is one again. */
   watch?(tell: (what: "lost" | "ready") => void): () => void;
+  /** Whether the thread has a newer run than the shown one: then it cannot go on. */
+  older?(): boolean;
   /** What an opened step shows besides what the component does. */
   more?(step: string): HTMLElement | null;
 }

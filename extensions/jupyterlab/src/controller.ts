@@ -29,8 +29,8 @@ export class Controller {
     private readonly heads: Heads
   ) {
     this.list = new ListModel(
-      query => this.api.threads(this.place, query),
-      () => this.changed.emit()
+      (query, place) => this.api.threads(place, query),
+      () => this.taken()
     );
   }
 
@@ -45,7 +45,11 @@ export class Controller {
   readonly list: ListModel;
   problem: IProblem | null = null;
   journals: IJournal[] = [];
-  place: IPlace = {};
+
+  /** The journal that is shown: that of the list's rows. */
+  get place(): IPlace {
+    return this.list.place;
+  }
 
   /** Begin, or begin again after a problem. */
   async start(): Promise<void> {
@@ -61,24 +65,22 @@ export class Controller {
       if (asked !== this.generation) {
         return;
       }
-      const none = this.choose();
+      const { place, none } = this.choose();
       if (none) {
+        this.stream?.close();
         this.fail(problem({ status: 404, ...none }));
         return;
       }
-      await this.list.reload();
+      const before = this.shown;
+      await this.list.reload(this.list.filter, place);
       if (asked !== this.generation) {
         return;
       }
-      this.place = { journal: this.list.journal };
-      if (this.shown !== this.list.journal) {
-        this.shown = this.list.journal;
-        this.watched = null;
-        this.moved.emit();
-      }
       this.problem = null;
       this.failures = 0;
-      this.listen();
+      if (before === this.shown) {
+        this.listen();
+      }
       this.changed.emit();
     } catch (error) {
       this.refused(error);
@@ -94,7 +96,8 @@ export class Controller {
   /** Go to the journal of the notebook that is looked at, unless a person chose one. */
   async follow(notebook: string): Promise<void> {
     const known = this.journals.find(one => one.notebooks.includes(notebook));
-    if (this.chosen === null && (!known || this.problem || known.path !== this.place.journal)) {
+    const { wanted } = this.list;
+    if (this.chosen === null && (!known || this.problem || known.path !== wanted.journal)) {
       await this.start();
     }
   }
@@ -119,12 +122,12 @@ export class Controller {
     }
   }
 
-  /** Do what a timeline's button asks. */
-  async request(thread: IThread, asked: IAsked): Promise<IReply> {
+  /** Do what a timeline's button asks, in the journal that it was shown of. */
+  async request(thread: IThread, asked: IAsked, place: IPlace): Promise<IReply> {
     const name = thread.thread;
     try {
       if (asked.action === "detail") {
-        const { args, result } = await this.api.step(this.place, name, asked.step!, asked.run!);
+        const { args, result } = await this.api.step(place, name, asked.step!, asked.run!);
         return {
           ok: true,
           said: null,
@@ -134,11 +137,11 @@ export class Controller {
       if (asked.action === "resolve") {
         const { step, happened, result } = asked;
         const said = { step: step!, happened: happened!, ...(happened ? { result } : {}) };
-        return { ok: true, said: (await this.api.resolve(this.place, name, said)).said };
+        return { ok: true, said: (await this.api.resolve(place, name, said)).said };
       }
       if (asked.action === "stop") {
         const reply = await this.kernels.stop(this.list.find(name) ?? thread, asked);
-        return reply ?? { ok: true, said: (await this.api.stop(this.place, name)).said };
+        return reply ?? { ok: true, said: (await this.api.stop(place, name)).said };
       }
       return await this.kernels.drive(thread, asked, news => this.heard(news));
     } catch (error) {
@@ -162,23 +165,32 @@ export class Controller {
   }
 
   /** Find the journal to show: the chosen one, else that of the notebook that is looked at. */
-  private choose(): IError | null {
+  private choose(): { place: IPlace; none: IError | null } {
     const here = this.kernels.current;
     const { journals, chosen } = this;
     const usable = journals.filter(one => one.usable);
     const mine = journals.find(one => here !== null && one.notebooks.includes(here));
     const first = usable.find(one => one.default) ?? usable[0];
     if (usable.some(one => one.path === chosen)) {
-      this.place = { journal: chosen! };
+      return { place: { journal: chosen! }, none: null };
     } else if (mine) {
-      this.place = { journal: mine.path };
-      return mine.usable ? null : mine.error;
+      return { place: { journal: mine.path }, none: mine.usable ? null : mine.error };
     } else if (here !== null) {
-      this.place = { notebook: here };
-    } else {
-      this.place = first ? { journal: first.path } : {};
+      return { place: { notebook: here }, none: null };
     }
-    return null;
+    return { place: first ? { journal: first.path } : {}, none: null };
+  }
+
+  /** The list has something else to show: where it is of another journal, all the rest is, too. */
+  private taken(): void {
+    if (this.list.loaded && this.shown !== this.list.journal) {
+      this.shown = this.list.journal;
+      this.watched = null;
+      this.problem = null;
+      this.moved.emit();
+      this.listen();
+    }
+    this.changed.emit();
   }
 
   private listen(): void {

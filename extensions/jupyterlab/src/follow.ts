@@ -48,6 +48,9 @@ export class Follow {
 
   private take(news: RunNews): void {
     this.on.news(news);
+    if (this.closed) {
+      return; // whoever was told does not follow any more
+    }
     if (!works(news)) {
       this.leave();
     } else if (!this.stream && Follow.streams < STREAMS) {
@@ -57,16 +60,33 @@ export class Follow {
         { thread: this.thread, run: this.run },
         {
           event: (name, data) => this.hear(name, data),
-          broken: error => !(error instanceof ApiError && error.status >= 400)
+          broken: error => this.broken(error)
         }
       );
     } else if (!this.stream) {
-      clearTimeout(this.timer);
-      this.timer = setTimeout(() => void this.look(), POLL_MS);
+      this.lookLater();
     }
   }
 
+  /** A stream that is refused, as one too many is, is none: look now and then. */
+  private broken(error: unknown): boolean {
+    if (!(error instanceof ApiError && error.status >= 400)) {
+      return true;
+    }
+    this.leave();
+    this.lookLater();
+    return false;
+  }
+
+  private lookLater(): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => void this.look(), POLL_MS);
+  }
+
   private hear(name: string, data: unknown): void {
+    if (this.closed) {
+      return;
+    }
     const { state, delta } = data as IRunEvent;
     const news = name === "run" ? (state ?? delta) : null;
     if (news) {

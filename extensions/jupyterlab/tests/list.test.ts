@@ -108,6 +108,30 @@ test("rows do not move while somebody points at one", async () => {
   assert.deepEqual(names(list), ["t91", "t1", "t3", "t2", "t0"]);
 });
 
+test("what waits while somebody points at a row is not put into a list that was asked for since", async () => {
+  const { journal, list } = made(2);
+  await list.reload();
+  list.hold(true);
+  list.take({ threads: [thread(90), thread(1)], gone: [], reload: false, version: "2" });
+  journal.threads = [thread(1, { status: "failed" })];
+  await list.reload(NO_FILTER, { journal: "other" });
+  list.hold(false);
+  assert.deepEqual(names(list), ["t1"]);
+  assert.equal(list.rows[0].status, "failed");
+});
+
+test("further rows of the list before do not come into the next one", async () => {
+  const [one, other] = [made(300).journal, new Journal([thread(1000)])];
+  const list = new ListModel(
+    (query, place) => (place.journal === "other" ? other : one).page(query),
+    () => undefined
+  );
+  await list.reload();
+  const reload = list.reload(NO_FILTER, { journal: "other" });
+  await Promise.all([reload, list.reach(299)]);
+  assert.deepEqual(names(list), ["t1000"]);
+});
+
 test("an answer to an older question is dropped", async () => {
   const { journal, list } = made(20);
   let release: () => void = () => undefined;

@@ -73,6 +73,11 @@ export function tries(step) {
   return { number, said };
 }
 
+/** Whether two states are of one run; one of a thread that was made anew began at another moment. */
+export function sameRun(one, other) {
+  return one.thread === other.thread && one.run === other.run && one.started === other.started;
+}
+
 export function works(state) {
   return state.status === "running" || state.status === "pending";
 }

@@ -7,12 +7,14 @@
  *   request(asked)   a promise of the reply {ok, said, state?, detail?} to {action, thread, …}
  *   watch(tell)      optional: calls tell("lost") when the kernel is gone and tell("ready") when
  *                    there is one again; returns a function that ends this
+ *   older()          optional: whether the thread has a newer run than the shown one, which is the
+ *                    one that would go on
  *   more(step)       optional: an element with what else is shown of a step in its opened row
  *
  * Everything that users, models and tools said is set as text, never as markup.
  */
 
-import { LOOKS, badge, button, count, duration, money, node, tries, works } from "./looks.js";
+import { LOOKS, badge, button, count, duration, money, node, sameRun, tries, works } from "./looks.js";
 import { emptyItem, fillItem, lowerBound, setActive, setText, timeOf, whyOf } from "./rows.js";
 import { facts, question, review } from "./forms.js";
 import { Tree } from "./tree.js";
@@ -122,7 +124,7 @@ class Timeline {
       return;
     }
     const before = this.state;
-    const other = !before || before.thread !== news.thread || before.run !== news.run;
+    const other = !before || !sameRun(before, news);
     const whole = other || (news.cut === 0 && news.steps.length >= this.tree.steps.size);
     this.state = { ...(other ? {} : before), ...news, steps: null };
     if (other) this.remember(news);
@@ -262,7 +264,8 @@ class Timeline {
     }
     const open = ["failed", "orphaned", "in_doubt"].includes(state.status)
       || (state.status === "pending" && !state.driver) || (state.status === "waiting" && !state.interrupts.length);
-    if (this.lost || (open && !this.undecided)) {
+    const older = this.actions.older ? this.actions.older() : false;
+    if (!older && (this.lost || (open && !this.undecided))) {
       made.push(button("Resume", "Go on behind what returned", () => this.ask({ action: "resume" }, "resuming")));
     }
     for (const one of made) one.disabled = !this.ready || (this.busy && one.textContent !== "Stop");
@@ -292,7 +295,7 @@ class Timeline {
 
   /** Have the kernel do something; the reply, or why there is none, is said. */
   async ask(asked, meanwhile) {
-    const state = this.state;
+    const { thread, run, journal } = this.state;
     if (asked.action !== "detail") {
       this.busy = true;
       this.say(`${meanwhile || "asking"}…`);
@@ -300,7 +303,7 @@ class Timeline {
     }
     let reply;
     try {
-      reply = await this.actions.request({ ...asked, thread: state.thread, journal: state.journal });
+      reply = await this.actions.request({ ...asked, thread, journal, ...(asked.action === "stop" ? {} : { run }) });
     } catch (error) {
       reply = { ok: false, said: `the kernel did not do it: ${error && error.message ? error.message : error}` };
     }
@@ -493,7 +496,7 @@ class Timeline {
   }
 
   async askDetail(step) {
-    const reply = await this.ask({ action: "detail", step: step.id, run: this.state.run });
+    const reply = await this.ask({ action: "detail", step: step.id });
     if (!reply.ok || !reply.detail) return;
     const now = this.tree.steps.get(step.id);
     if (!now) return;

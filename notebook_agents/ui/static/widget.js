@@ -1,7 +1,7 @@
 /* The timeline as the view of an anywidget. */
 
 import { kernelActions, print, renew } from "./kernel.js";
-import { works } from "./looks.js";
+import { sameRun, works } from "./looks.js";
 import { mount } from "./timeline.js";
 
 /** What one model's kernel has sent so far: a view that is made later begins with all of it. */
@@ -28,7 +28,7 @@ class Feed {
   }
 
   take(news) {
-    const other = !this.head || this.head.thread !== news.thread || this.head.run !== news.run;
+    const other = !this.head || !sameRun(this.head, news);
     if (other || (news.cut === 0 && news.steps.length >= this.steps.size)) this.steps.clear();
     this.head = { ...(other ? {} : this.head), ...news, steps: null };
     for (const step of news.steps) this.steps.set(step.id, step);

@@ -1,6 +1,6 @@
 /** The conversations of one journal that are asked for: what is loaded of them, and how it changes. */
 
-import type { IQuery } from "../api";
+import type { IPlace, IQuery } from "../api";
 import type { IThread, IThreads, IThreadsEvent, Status } from "../types";
 
 export interface IFilter {
@@ -18,11 +18,11 @@ type Counts = Partial<Record<Status, number>>;
 
 export class ListModel {
   /**
-   * @param ask - Asks the server for a page.
+   * @param ask - Asks the server for a page of a journal.
    * @param changed - Is called when there is something else to show.
    */
   constructor(
-    private readonly ask: (query: IQuery) => Promise<IThreads>,
+    private readonly ask: (query: IQuery, place: IPlace) => Promise<IThreads>,
     private readonly changed: () => void
   ) {}
 
@@ -37,18 +37,26 @@ export class ListModel {
   filter: IFilter = NO_FILTER;
   /** The journal's path, as the server has it. */
   journal = "";
+  /** Where the rows are from: what is done to one is done there. */
+  place: IPlace = {};
+  /** Where they were asked from last: another journal's come all at once. */
+  wanted: IPlace = {};
   loaded = false;
 
   /** Ask for the first page; what comes of an older question is dropped. */
-  async reload(filter: IFilter = this.filter): Promise<void> {
+  async reload(filter: IFilter = this.filter, place: IPlace = this.wanted): Promise<void> {
     const asked = (this.generation += 1);
     this.filter = filter;
-    this.further = null;
-    const page = await this.ask({ ...this.query, limit: FIRST });
+    this.wanted = place;
+    const page = await this.ask({ ...this.query, limit: FIRST }, place);
     if (asked !== this.generation) {
       return;
     }
+    const taken = (this.generation += 1); // what was asked of the rows before is dropped, too
+    this.further = null;
+    this.waiting.clear();
     this.journal = page.journal;
+    this.place = this.wanted = { journal: page.journal };
     this.rows = page.threads;
     this.known = new Map(page.threads.map(thread => [thread.thread, thread]));
     this.next = page.next;
@@ -56,7 +64,7 @@ export class ListModel {
     this.count(page);
     this.changed();
     if (this.filtered) {
-      await this.countAll(asked);
+      await this.countAll(taken);
     }
   }
 
@@ -64,9 +72,8 @@ export class ListModel {
   async reach(place: number): Promise<void> {
     while (this.next !== null && place >= this.rows.length) {
       const asked = this.generation;
-      this.further ??= this.ask({ ...this.query, limit: FURTHER, after: this.next }).finally(
-        () => (this.further = null)
-      );
+      const query = { ...this.query, limit: FURTHER, after: this.next };
+      this.further ??= this.ask(query, this.place).finally(() => (this.further = null));
       const page = await this.further;
       if (asked !== this.generation || page.next === this.next) {
         return;
@@ -112,7 +119,7 @@ export class ListModel {
   /** Ask how many there are, and for the first page anew if `rows`. */
   async recount(): Promise<void> {
     const asked = this.generation;
-    const page = await this.ask({ ...this.query, limit: 1 });
+    const page = await this.ask({ ...this.query, limit: 1 }, this.place);
     if (asked === this.generation) {
       this.count(page);
       this.changed();
@@ -144,7 +151,7 @@ export class ListModel {
   }
 
   private async countAll(asked: number): Promise<void> {
-    const page = await this.ask({ limit: 1 });
+    const page = await this.ask({ limit: 1 }, this.place);
     if (asked === this.generation) {
       this.overall = page.counts;
       this.changed();

@@ -1,6 +1,7 @@
 /** One conversation: its runs, the steps of one of them, and what can be done. */
 
 import { deleteIcon, notebookIcon } from "@jupyterlab/ui-components";
+import type { IPlace } from "../api";
 import { badge, button, mount, node, works, type IView } from "../component";
 import { sentence, type Controller } from "../controller";
 import { basename, liveness } from "../model/words";
@@ -11,7 +12,7 @@ import { forkIcon } from "./icon";
 
 export interface IConversationEvents {
   back(): void;
-  open(thread: string): void;
+  open(thread: IThread): void;
   remove(thread: IThread): void;
 }
 
@@ -26,6 +27,7 @@ export class Conversation {
     private head: IThread,
     private readonly on: IConversationEvents
   ) {
+    this.place = controller.place;
     this.node = node("div", "na-conversation");
     this.node.setAttribute("role", "region");
     this.node.setAttribute("aria-label", `conversation ${head.thread}`);
@@ -84,10 +86,12 @@ export class Conversation {
   /** Make a new conversation of this one's past, up to a step or as it is. */
   async fork(step: string | null): Promise<void> {
     try {
-      const { api, place } = this.controller;
-      const { thread } = await api.fork(place, this.head.thread, step);
-      await this.controller.list.reload();
-      this.on.open(thread.thread);
+      const { controller, place } = this;
+      const { thread } = await controller.api.fork(place, this.head.thread, step);
+      if (controller.place.journal === place.journal) {
+        this.on.open(thread); // also where the list's filter hides it
+        await controller.ask(() => controller.list.reload());
+      }
     } catch (error) {
       this.say(sentence(error), true);
     }
@@ -123,7 +127,8 @@ export class Conversation {
 
   /** Ask what runs there are, and show the newest, or the one that was picked. */
   private async look(): Promise<void> {
-    const { api, place } = this.controller;
+    const { place } = this;
+    const { api } = this.controller;
     try {
       const found = await api.thread(place, this.head.thread);
       if (this.node.isConnected || !this.view) {
@@ -166,8 +171,7 @@ export class Conversation {
     const newest = run === this.head.run;
     this.picked = newest ? null : run;
     try {
-      const { api, place } = this.controller;
-      this.show(await api.run(place, this.head.thread, run));
+      this.show(await this.controller.api.run(this.place, this.head.thread, run));
     } catch (error) {
       this.say(sentence(error), true);
     }
@@ -198,6 +202,7 @@ export class Conversation {
       this.body.replaceChildren();
       this.view = mount(this.body, news, {
         request: asked => this.request(asked),
+        older: () => this.picked !== null,
         more: step => this.more(step)
       });
     }
@@ -205,7 +210,7 @@ export class Conversation {
   }
 
   private async request(asked: IAsked): Promise<IReply> {
-    const reply = await this.controller.request(this.head, asked);
+    const reply = await this.controller.request(this.head, asked, this.place);
     if (asked.action === "resolve" && reply.ok) {
       await this.refresh();
     }
@@ -213,8 +218,8 @@ export class Conversation {
   }
 
   private async refresh(): Promise<void> {
-    const { api, place } = this.controller;
-    this.show(await api.run(place, this.head.thread, this.picked ?? "newest"));
+    const { api } = this.controller;
+    this.show(await api.run(this.place, this.head.thread, this.picked ?? "newest"));
   }
 
   private touched(_: Controller, names: string[] | null): void {
@@ -239,7 +244,7 @@ export class Conversation {
     if (!made) {
       const { api } = this.controller;
       made = stepMore(this.keys.get(id) ?? "", {
-        detail: () => api.step(this.controller.place, this.head.thread, id, this.state!.run),
+        detail: () => api.step(this.place, this.head.thread, id, this.state!.run),
         fork: () => void this.fork(id),
         failed: sentence
       });
@@ -264,6 +269,7 @@ export class Conversation {
     this.alive.classList.toggle("na-doubt", status === "orphaned");
   }
 
+  private readonly place: IPlace;
   private readonly top: HTMLElement;
   private readonly title: HTMLElement;
   private readonly facts: HTMLElement;

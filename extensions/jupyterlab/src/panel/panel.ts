@@ -82,12 +82,9 @@ export class AgentsPanel extends Widget {
     this.opened?.dispose();
     this.opened = new Conversation(this.controller, thread, {
       back: () => this.back(),
-      open: name => {
-        const other = this.controller.list.find(name);
-        if (other) {
-          this.open(other);
-          this.opened?.say(`Forked from ${thread.thread}. Resume goes on with it.`);
-        }
+      open: fork => {
+        this.open(fork);
+        this.opened?.say(`Forked from ${thread.thread}. Resume goes on with it.`);
       },
       remove: one => void this.remove(one)
     });
@@ -126,7 +123,7 @@ export class AgentsPanel extends Widget {
     try {
       const { journal } = await api.run(place, thread.thread, "newest");
       const asked = { action, thread: thread.thread, journal };
-      const reply = await this.controller.request(thread, asked);
+      const reply = await this.controller.request(thread, asked, place);
       this.say(reply.said ? `${thread.thread}: ${reply.said}` : "", !reply.ok);
     } catch (error) {
       this.say(sentence(error), true);
@@ -137,6 +134,7 @@ export class AgentsPanel extends Widget {
 
   /** Delete a conversation, once a person agreed. */
   async remove(thread: IThread): Promise<void> {
+    const { api, place, list } = this.controller; // another journal may be shown when it is answered
     const open = finished(thread)
       ? ""
       : " Its run could still go on: deleted, it cannot be resumed or answered any more.";
@@ -150,9 +148,9 @@ export class AgentsPanel extends Widget {
       return;
     }
     try {
-      const { api, place, list } = this.controller;
       const { said } = await api.delete(place, thread.thread, !finished(thread));
-      if (this.opened?.thread.thread === thread.thread) {
+      const here = this.controller.place.journal === place.journal;
+      if (here && this.opened?.thread.thread === thread.thread) {
         this.back();
       }
       this.say(said);
