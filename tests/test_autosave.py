@@ -258,3 +258,86 @@ def test_wrong_words_are_said_in_one_sentence(tmp_path: Path) -> None:
         assert "there is no step 'no-such'" in shell.run("%agents restore --at no-such")
         assert "--at" in shell.run("%agents restore --list")
         assert "Traceback" not in shell.said
+
+
+def test_a_restore_leaves_what_could_not_be_kept(tmp_path: Path) -> None:
+    """What there is now and cannot be kept is neither overwritten nor removed, and that is said."""
+    with Shell(tmp_path) as shell:
+        shell.run("import notebook_agents as na", "con, n = 1, 1", "na.snapshot()")
+        shell.run(
+            "import sqlite3\ncon, later, n = sqlite3.connect(':memory:'), sqlite3.connect('b'), 2"
+        )
+        told = shell.run("na.restore(1)")
+        assert "left as they are, since what they are now cannot be kept: con, later" in told
+        assert "removed" not in told
+        left = "type(con).__name__, type(later).__name__, n"
+        assert "('Connection', 'Connection', 1)" in shell.run(left)
+        shell.run("del con", "na.restore(1)")
+        assert "1" in shell.run("con")
+
+
+def test_what_on_restore_made_is_made_again_after_the_next_kill(tmp_path: Path) -> None:
+    """The hook is kept with the object, and so it is in each process that opens it."""
+    hook = "na.on_restore(type(db), lambda path: sqlite3.connect(path), keep=lambda _: 'a.db')"
+    with Shell(tmp_path) as shell:
+        shell.run("import sqlite3\nimport notebook_agents as na\ndb = sqlite3.connect('a.db')")
+        shell.run(hook, "na.snapshot()")
+    for n in range(2):
+        with Shell(tmp_path) as shell:
+            shell.run("import notebook_agents as na", "na.restore()", f"n = {n}", "na.snapshot()")
+            assert "'ok'" in shell.run("db.execute('PRAGMA integrity_check').fetchone()[0]")
+            shell.kill("1")
+
+
+def test_what_does_not_load_once_is_still_there_for_the_next_kernel(tmp_path: Path) -> None:
+    """It is not in the namespace of the kernel between, and was not deleted by anybody."""
+    hook = """
+import os
+import notebook_agents as na
+class Remote:
+    pass
+@na.on_restore(Remote, keep=lambda one: 1)
+def _open(_):
+    if "OFFLINE" in os.environ:
+        raise OSError("no network")
+    return Remote()
+far, near = Remote(), 1
+"""
+    with Shell(tmp_path) as shell:
+        shell.run(hook, "na.snapshot()")
+    with Shell(tmp_path, environment={"OFFLINE": "1"}) as shell:
+        assert "no network" in shell.run("import notebook_agents as na", "na.restore()")
+        shell.run("near = 2", "na.snapshot()")
+    with Shell(tmp_path) as shell:
+        shell.run("import notebook_agents as na", "na.restore()")
+        assert "('Remote', 2)" in shell.run("type(far).__name__, near")
+
+
+def test_what_one_thing_does_wrong_stops_nothing_else(tmp_path: Path) -> None:
+    """An extension that cannot be loaded, a package that does not compile by now: y comes back."""
+    extension = "def load_ipython_extension(shell):\n    import flag\n"
+    (tmp_path / "ext.py").write_text(extension)
+    (tmp_path / "flag.py").write_text("")
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    (tmp_path / "pack" / "sub.py").write_text("n = 1\n")
+    with Shell(tmp_path) as shell:
+        shell.run("import sys; sys.path.insert(0, '')\nimport notebook_agents as na")
+        shell.run("%load_ext ext", "import pack.sub as sub", "y = 1", "na.snapshot()")
+    (tmp_path / "flag.py").write_text("raise RuntimeError('cannot connect')\n")
+    (tmp_path / "pack" / "__init__.py").write_text("(\n")
+    with Shell(tmp_path) as shell:
+        told = shell.run("import notebook_agents as na", "na.restore()")
+        assert "extension ext cannot be loaded here (RuntimeError('cannot connect'))" in told
+        assert "failed sub" in told
+        assert "1" in shell.run("y")
+
+
+def test_a_snapshot_inside_another_one_is_refused(tmp_path: Path) -> None:
+    """A signal's handler or what is pickled may ask for one: it is an error, and no deadlock."""
+    nested = "class Odd:\n    def __getstate__(self):\n        na.snapshot()\nodd, x = Odd(), 1"
+    with Shell(tmp_path) as shell:
+        shell.run("import notebook_agents as na", nested)
+        assert "Out[3]: 1" in shell.run("na.snapshot()")
+        shell.run("print(na.snapshots())")
+        assert "in this very moment" in shell.said

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +15,13 @@ from support.shells import Shell, lived
 import notebook_agents as na
 from notebook_agents.journal.compact import compact
 from notebook_agents.model import VARIABLES, Kind
+from notebook_agents.notebook import namespace
 from notebook_agents.notebook.snapshots import recorded, said
 from notebook_agents.pickling import snapshot
 from notebook_agents.runtime import object_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import Any
 
 ON = "import notebook_agents as na\n%agents autosave on"
@@ -545,3 +549,21 @@ def test_a_restore_loses_nothing_and_is_what_the_next_one_brings_back(folder: Pa
     with Shell(folder) as shell:
         shell.run("%agents restore")
         assert shell.run("print(x)") == "[1]\n"
+
+
+def test_what_a_restore_does_around_the_variables_is_taken_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells that run again, since something did not load, run where they ran the first time."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("STAGE", "a")
+    before, drawn = namespace.surroundings(), random.getstate()
+    (folder / "data").mkdir()
+    monkeypatch.chdir(folder / "data")
+    monkeypatch.setenv("STAGE", "aa")
+    monkeypatch.syspath_prepend("/nowhere")
+    random.random()
+    namespace.take_back(before)
+    assert (Path.cwd(), os.environ["STAGE"]) == (folder, "a")
+    assert "/nowhere" not in sys.path
+    assert random.getstate() == drawn

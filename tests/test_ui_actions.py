@@ -131,6 +131,8 @@ def test_answer_of_a_review_reaches_the_run(cells: Kernel) -> None:
     [
         ({"action": "resume", "thread": "nobody"}, "nobody"),
         ({"action": "detonate", "thread": "t"}, "detonate"),
+        ({"action": "resume", "thread": "t", "run": 0}, "followed by run 1"),
+        ({"action": "answer", "thread": "t", "answers": {}, "run": 0}, "followed by run 1"),
         ({"action": "resume", "thread": "t", "journal": "/nowhere"}, "/nowhere"),
     ],
 )

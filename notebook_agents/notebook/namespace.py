@@ -49,12 +49,16 @@ def loading() -> bool:
     return _loading.locked()
 
 
-def _load(extensions: list[str]) -> None:
-    manager = shell().extension_manager
+def _load(extensions: list[str]) -> list[str]:
+    """Load extensions; return what is to be said of them."""
+    manager, notes = shell().extension_manager, []
     for name in extensions:
         if name not in manager.loaded:
-            with suppress(ImportError):  # whoever needs it says so
+            try:
                 manager.load_extension(name)
+            except Exception as error:  # noqa: BLE001 - whatever its code raises
+                notes.append(f"extension {name} cannot be loaded here ({error!r})")
+    return notes
 
 
 def begin() -> None:
@@ -121,6 +125,33 @@ def around(imports: dict[str, str]) -> bytes:
     return pickling.dumps(kept, what="the kernel's surroundings")
 
 
+class Surroundings(NamedTuple):
+    """What `go_back` changes besides variables, for whoever takes it back."""
+
+    folder: str | None
+    environment: dict[str, str]
+    path: list[str]
+    random: Any
+
+
+def surroundings() -> Surroundings:
+    """Return what is around the variables now."""
+    folder = None
+    with suppress(OSError):  # it was removed
+        folder = os.getcwd()  # noqa: PTH109 - a string
+    return Surroundings(folder, dict(os.environ), list(sys.path), random.getstate())
+
+
+def take_back(before: Surroundings) -> None:
+    """Have everything around the variables as it was."""
+    with suppress(OSError):
+        os.chdir(before.folder or ".")
+    os.environ.clear()
+    os.environ.update(before.environment)
+    sys.path[:] = before.path
+    random.setstate(before.random)
+
+
 def _changed(before: dict[str, str], here: dict[str, str]) -> Iterator[tuple[str, str | None]]:
     for name in sorted(before.keys() | here.keys()):
         if before.get(name) != here.get(name):
@@ -150,8 +181,8 @@ def go_back(data: bytes) -> tuple[dict[str, Any], dict[str, str], list[str]]:
         else:
             os.environ[name] = value
     with _loading:
-        _load(kept["extensions"])
-    notes = modules.install(kept["modules"])
+        notes = _load(kept["extensions"])
+    notes += modules.install(kept["modules"])
     found: dict[str, Any] = {}
     for name, module in kept["imports"].items():
         try:

@@ -134,6 +134,7 @@ class Snapshots:
         self._generation = journal.generation
         self._unindexed = _UNINDEXED
         self._unsettled: set[str] = set()
+        self._absent: set[str] = set()  # what is recorded and could not be loaded here
         self._writing = threading.Lock()
 
     # -- taking -------------------------------------------------------------------------------
@@ -333,7 +334,9 @@ class Snapshots:
             name: _UNSETTLED for name in unsettled if name not in before.entries
         }
         refused = {name: why for name, why in refused.items() if before.of(name)[1] != why}
-        gone = sorted((before.entries.keys() | before.refused.keys()) - captured.names)
+        self._absent -= captured.names
+        here = captured.names | self._absent
+        gone = sorted((before.entries.keys() | before.refused.keys()) - here)
         if not (always or groups or refused or gone or captured.around != self._around):
             return None
         self._unsettled = unsettled
@@ -450,27 +453,11 @@ class Snapshots:
             table = object_records.table(self.journal, records)
             more = said(self.journal, seq)
             variables, failed, notes = namespace.go_back(more["around"])
-            digests: dict[tuple[str, ...], bytes] = {}
-            for entry in dict.fromkeys(table.entries.values()):
-                try:
-                    kept = object_records.read(self.journal, entry)
-                    notes += [*versions.mismatches(kept.versions), *modules.install(kept.modules)]
-                    found = snapshot.give(kept.data, kept.buffers)
-                except NotebookAgentsError as error:
-                    failed.update(dict.fromkeys(entry.names, str(error)))
-                    continue
-                digests[entry.names] = kept.digest
-                # Interned as names in code are: the next pickle is the same bytes then.
-                variables.update(
-                    {
-                        sys.intern(name): one
-                        for name, one in found.items()
-                        if table.entries.get(name) == entry
-                    }
-                )
+            digests = self._give(table, variables, failed, notes)
             self._refuse()
             self.table, self._series.digests = table, digests
             self._refused, self._unsettled = {}, set()
+            self._absent = failed.keys() & table.entries.keys()
             self._unindexed = _UNINDEXED  # the next one says what of these is still there
         report = RestoreReport(
             what=what,
@@ -480,6 +467,50 @@ class Snapshots:
             notes=tuple(dict.fromkeys(notes)),
         )
         return variables, report, more
+
+    def _give(
+        self, table: Table, variables: dict[str, Any], failed: dict[str, str], notes: list[str]
+    ) -> dict[tuple[str, ...], bytes]:
+        """Load what is recorded into `variables`, or say in `failed` why not; return the digests.
+
+        What `on_restore` calls may use a variable that is loaded later: it is tried again then.
+        """
+        digests: dict[tuple[str, ...], bytes] = {}
+        left, before = list(dict.fromkeys(table.entries.values())), -1
+        while left and len(left) != before:
+            before, todo, left = len(left), left, []
+            with _among_globals(variables):
+                for entry in todo:
+                    names = [name for name in entry.names if table.entries.get(name) == entry]
+                    try:
+                        kept = object_records.read(self.journal, entry)
+                        notes += versions.mismatches(kept.versions)
+                        notes += modules.install(kept.modules)
+                        found = snapshot.give(kept.data, kept.buffers)
+                    except NotebookAgentsError as error:
+                        failed.update(dict.fromkeys(names, str(error)))
+                        if "(NameError: " in str(error):
+                            left.append(entry)
+                        continue
+                    digests[entry.names] = kept.digest
+                    for name in names:
+                        failed.pop(name, None)
+                        # Interned as names in code are: the next pickle is the same bytes then.
+                        variables[sys.intern(name)] = found[name]
+        return digests
+
+
+@contextmanager
+def _among_globals(variables: dict[str, Any]) -> Iterator[None]:
+    """Let functions of `__main__` find, for a while, what was loaded and is not there yet."""
+    own = vars(sys.modules["__main__"])
+    added = {name: value for name, value in variables.items() if name not in own}
+    own.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            own.pop(name, None)
 
 
 def _changed(taken: snapshot.Taken, series: _Series) -> list[Group]:

@@ -72,7 +72,7 @@ def restore(*, home: str, thread: str, seq: int, cells: int) -> str:
         JSON: why they could not be restored, or null. Then the kernel is as it was.
     """
     shell = namespace.shell()
-    before = dict(shell.user_ns)
+    before, around = dict(shell.user_ns), namespace.surroundings()
     reason = None
     try:
         variables, report, _ = _of(home, thread).load(seq, "the variables")
@@ -84,6 +84,7 @@ def restore(*, home: str, thread: str, seq: int, cells: int) -> str:
         _snapshots.clear()
         shell.user_ns.clear()
         shell.user_ns.update(before)
+        namespace.take_back(around)
         return json.dumps(reason)
     shell.user_ns.update(variables)
     shell.execution_count = cells + 1

@@ -36,8 +36,10 @@ def sources(names: Iterable[str]) -> dict[str, str]:
         found[name] = source
         todo.append(name.rpartition(".")[0])
         for held in list(vars(module).values()):
-            is_module = isinstance(held, types.ModuleType)
-            todo.append(held.__name__ if is_module else str(getattr(held, "__module__", "")))
+            # Of its type, as in `namespace.now`: what an object says of itself is its own code.
+            is_module = issubclass(type(held), types.ModuleType)
+            with suppress(Exception):
+                todo.append(held.__name__ if is_module else str(getattr(held, "__module__", "")))
     return found
 
 
@@ -106,7 +108,7 @@ def _here(name: str) -> str | None:
         return _finder.sources[name]
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
+    except Exception:  # noqa: BLE001 - it runs the package that a module lies in
         return None
     if spec is None or spec.origin is None or not spec.has_location:
         return None

@@ -88,7 +88,7 @@ class Reopened:
 
 def _reduced(key: str, hook: Hook, value: object) -> tuple[Any, ...]:
     kept = () if hook.keep is None else (hook.keep(value),)
-    return again, (key, hook.make, kept)
+    return again, (key, hook.make, kept, hook.keep)
 
 
 def _key(what: str | type) -> str:
@@ -98,7 +98,14 @@ def _key(what: str | type) -> str:
 # Journals name this: see rebuild.py.
 
 
-def again(key: str, make: Callable[..., Any], kept: tuple[Any, ...]) -> Any:
-    """Open something again, as this process says or else as the one did that kept it."""
-    hook = _hooks.get(key)
-    return (make if hook is None else hook.make)(*kept)
+def again(
+    key: str,
+    make: Callable[..., Any],
+    kept: tuple[Any, ...],
+    keep: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Open something again, as this process says or else as the one did that kept it.
+
+    From then on this process says the same: it is kept once more before the next one opens it.
+    """
+    return _hooks.setdefault(key, Hook(make, keep)).make(*kept)

@@ -112,7 +112,7 @@ def _behind(found: Sequence[ThreadInfo], after: str) -> int:
     behind where it stood.
     """
     stood, dot, name = after.partition(".")
-    if not dot or not stood.isdecimal() or len(stood) > 18:
+    if not dot or not stood.isdecimal() or len(stood) > 16:  # microseconds, up to the year 2286
         raise RefusedError("bad_request", "`after` is no cursor: begin with the first page")
     at = _EPOCH + timedelta(microseconds=int(stood))
     for place, info in enumerate(found):

@@ -118,6 +118,7 @@ class Handler(APIHandler):
             raise RefusedError("bad_request", "the request is too long: it may have 1 MB")
         try:
             found = json.loads(self.request.body or b"{}")
+            json.dumps(found, ensure_ascii=False).encode()  # half a character is none
         except (ValueError, RecursionError):
             raise RefusedError("bad_request", "the request is not JSON: send an object") from None
         if not isinstance(found, dict) or found.keys() - kinds.keys():

@@ -57,7 +57,8 @@ class Places:
 
     def _folder_of(self, notebook: str) -> Path:
         """Return the folder of a notebook, which need not be there."""
-        return self._inside(notebook, "the notebook").parent
+        found = self._inside(notebook, "the notebook")
+        return found if found == self.root else found.parent
 
     def _inside(self, path: str, what: str) -> Path:
         try:

@@ -96,16 +96,22 @@ def stop(thread: str, *, journal: Journal | None = None) -> dict[str, Any]:
     return {"said": f"no other step begins; it ends when {names} has returned"}
 
 
-def resume(thread: str, *, journal: Journal | None = None) -> dict[str, Any]:
-    """Go on with a thread's newest run."""
-    return _driven(thread, journal)
+def resume(
+    thread: str, *, run: int | None = None, journal: Journal | None = None
+) -> dict[str, Any]:
+    """Go on with a thread's newest run, if that is the run whose button it was."""
+    return _driven(thread, run, journal)
 
 
 def answer(
-    thread: str, answers: Mapping[str, Any], *, journal: Journal | None = None
+    thread: str,
+    answers: Mapping[str, Any],
+    *,
+    run: int | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Answer what a run asks, by interrupt, and go on with it."""
-    return _driven(thread, journal, answers=answers)
+    return _driven(thread, run, journal, answers=answers)
 
 
 def resolve(
@@ -114,13 +120,14 @@ def resolve(
     *,
     happened: bool,
     result: Any = None,
+    run: int | None = None,  # noqa: ARG001 - the step says which run it is
     journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Say whether a step in doubt happened, and with which result; the run waits for a resume."""
     said = did(result) if happened else did_not()
-    run = graph_resolve(thread, step, said, journal=journal)
-    live = shows.of(run)
-    live.run = run
+    of = graph_resolve(thread, step, said, journal=journal)
+    live = shows.of(of)
+    live.run = of
     live.show_now()
     return {"said": "noted: resume to go on", "state": live.state}
 
@@ -134,8 +141,16 @@ def detail(
     return {"detail": details.detail(journal, thread, number, step)}
 
 
-def _driven(thread: str, journal: Journal | None, **options: Any) -> dict[str, Any]:
+def _driven(
+    thread: str, number: int | None, journal: Journal | None, **options: Any
+) -> dict[str, Any]:
     journal = journal or default_journal(create=False)
+    newest = journal.thread(thread).run
+    if number not in (None, newest):
+        raise UsageError(
+            f"run {number} of thread {thread!r} was followed by run {newest}, which a button of "
+            "that one goes on with: nothing was done"
+        )
     leaving.wait_for(journal.id, thread)
     live = shows.known(thread)
     token = asked_by_button.set(live is None or not live.has_widget)

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,6 +85,7 @@ class Keeper:
         self.pid = os.getpid()
         self._life = self._token = self._count = 0
         self._taking = threading.Lock()
+        self._taker: int | None = None
         self._tasks: queue.Queue[_Task] = queue.Queue()
         self._worker: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -172,29 +174,42 @@ class Keeper:
 
         Raises:
             JournalError: The thread cannot be written to.
+            UsageError: One is being taken by the same thread.
         """
+        if self._taker == threading.get_ident():  # a signal's handler, or code of what is pickled
+            raise UsageError(
+                "a snapshot of the variables is being taken in this very moment: ask for another "
+                "one when it is done"
+            )
         with self._taking:
-            if not self.began:
-                self._begin()
-            self._loop = _loop()
-            began, snapshots = time.perf_counter(), self.snapshots
+            self._taker = threading.get_ident()
             try:
-                captured = snapshots.capture()
-                self._borrowed = self._borrowed or captured.borrowed
-                if self._worker is None:
-                    self._worker = threading.Thread(
-                        target=self._work, name="notebook-agents-variables", daemon=True
-                    )
-                    self._worker.start()
-                    atexit.register(self.close)
-                self._tasks.put(_Task(snapshots, captured, self._around(line), always))
-            except BaseException:  # also Ctrl-C: the next one must not build on it
-                snapshots.begin_again()
-                raise
-            took = time.perf_counter() - began
-            # What was new may be nothing the next time, but hardly if it was much twice.
-            self._took = max(took - snapshots.fresh, min(took, self._spent))
-            self._spent, self._when = took, time.monotonic()
+                self._take(always=always, line=line)
+            finally:
+                self._taker = None
+
+    def _take(self, *, always: bool, line: str | None) -> None:
+        if not self.began:
+            self._begin()
+        self._loop = _loop()
+        began, snapshots = time.perf_counter(), self.snapshots
+        try:
+            captured = snapshots.capture()
+            self._borrowed = self._borrowed or captured.borrowed
+            if self._worker is None:
+                self._worker = threading.Thread(
+                    target=self._work, name="notebook-agents-variables", daemon=True
+                )
+                self._worker.start()
+                atexit.register(self.close)
+            self._tasks.put(_Task(snapshots, captured, self._around(line), always))
+        except BaseException:  # also Ctrl-C: the next one must not build on it
+            snapshots.begin_again()
+            raise
+        took = time.perf_counter() - began
+        # What was new may be nothing the next time, but hardly if it was much twice.
+        self._took = max(took - snapshots.fresh, min(took, self._spent))
+        self._spent, self._when = took, time.monotonic()
 
     def _around(self, line: str | None) -> dict[str, Any]:
         """Return what a snapshot says besides: its cell, and what the journal has by then."""
@@ -241,7 +256,8 @@ class Keeper:
                     self._failure = None
             except (FencedError, CompactedError) as error:
                 self._failure = error
-                self._begin_again(error)
+                with suppress(Exception):  # the next one meets the same
+                    self._begin_again(error)
             except Exception as error:  # noqa: BLE001 - told: the next one has what this one had
                 self._failure = error
                 self._say(str(error), f"a snapshot of the variables was not recorded: {error}")
@@ -336,7 +352,7 @@ class Keeper:
 
     def _say(self, about: str, line: str) -> None:
         """Say something, unless that was the last that was said about it."""
-        if about not in self._said:
+        if self._said.get(about) != line:
             self._said[about] = line
             say(line)
 

@@ -108,7 +108,8 @@ def restore(at: int | str | None = None) -> RestoreReport:
     agents' threads stay as they are, `na.resume()` goes on with them. With `at` it is an undo, of
     both: variables that came later are removed, and each thread of this notebook's agents that has
     gone on since is forked at that moment. The report names the forks. Nothing is lost by either:
-    variables that there are now are kept first, as one more snapshot, and the threads stay.
+    variables that there are now are kept first, as one more snapshot, those that cannot be kept
+    are left as they are, and the threads stay.
 
     Args:
         at: A snapshot's number, as `na.snapshots()` has it; or a step's id: the newest snapshot
@@ -129,12 +130,14 @@ def restore(at: int | str | None = None) -> RestoreReport:
     record = _chosen(own, at, step)
     number = record.attempt or 0
     has = own.began or bool(namespace.now().variables)
+    lost: set[str] = set()
     if has:
         own.held = record.seq  # while one more may be one too many
         try:
             autosave.keep(own, f"(what there was before {number} came back)")
         finally:
             own.held = None
+        lost = own.snapshots.missing().keys() & namespace.now().variables.keys()
     taken = clock.from_us(record.ts).astimezone()
     before = own.snapshots.table
     variables, report, more = own.load(
@@ -147,19 +150,25 @@ def restore(at: int | str | None = None) -> RestoreReport:
     if at is not None:
         kept = variables.keys() | report.refused.keys() | report.failed.keys()
         known = before.entries.keys() | before.refused.keys()
-        later = sorted(known & namespace.now().variables.keys() - kept)
+        later = sorted(known & namespace.now().variables.keys() - kept - lost)
         for name in later:
             del user[name]
         if later:
             notes.append(f"removed, since they came later: {', '.join(later)}")
-    user.update(variables)
+    user.update({name: value for name, value in variables.items() if name not in lost})
+    if lost:
+        notes.append(
+            f"left as they are, since what they are now cannot be kept: {', '.join(sorted(lost))}; "
+            "del them first to have others in their place"
+        )
     if at is not None:
         notes += _forked(own, more["seen"], step)
     if has and not report.failed:  # whoever restores next wants this; older ones have what failed
         autosave.keep(own, f"({number} came back)")
     if not own.on:
         notes.append("%agents autosave on keeps what changes from now on: here it is off")
-    return replace(report, notes=tuple(notes))
+    restored = tuple(name for name in report.restored if name not in lost)
+    return replace(report, restored=restored, notes=tuple(notes))
 
 
 def more_cell(journal: Journal, record: Record) -> int:

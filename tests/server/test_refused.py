@@ -350,6 +350,7 @@ def test_no_journal_yet(server: Served, folder: Path) -> None:
         ("threads", {"limit": "a"}),
         ("threads", {"status": "well"}),
         ("threads", {"after": "x"}),
+        ("threads", {"after": "999999999999999999.t"}),
         ("threads", {"search": "x" * 501}),
         ("threads/t/runs/0", {}),
         ("threads/t/runs/x", {}),
@@ -363,7 +364,15 @@ def test_what_is_asked_wrongly(
 
 
 @pytest.mark.parametrize(
-    "body", [b"[]", b"{", b'{"other": 1}', b'{"step": 1, "happened": true}', b"[" * 100_000]
+    "body",
+    [
+        b"[]",
+        b"{",
+        b'{"other": 1}',
+        b'{"step": 1, "happened": true}',
+        b'{"step": "\\ud800", "happened": true}',
+        b"[" * 100_000,
+    ],
 )
 def test_bodies_that_are_none(
     server: Served, kept: None, journal: na.Journal, where: str, body: bytes
