@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from notebook_agents import clock
 from notebook_agents.errors import (
@@ -145,22 +145,11 @@ def restore(at: int | str | None = None) -> RestoreReport:
         f"the variables of snapshot {number}, cell [{more_cell(journal, record)}], "
         f"{taken:%Y-%m-%d %H:%M:%S}",
     )
-    notes = list(report.notes)
-    user = namespace.shell().user_ns
+    later: set[str] = set()
     if at is not None:
-        kept = variables.keys() | report.refused.keys() | report.failed.keys()
-        known = before.entries.keys() | before.refused.keys()
-        later = sorted(known & namespace.now().variables.keys() - kept - lost)
-        for name in later:
-            del user[name]
-        if later:
-            notes.append(f"removed, since they came later: {', '.join(later)}")
-    user.update({name: value for name, value in variables.items() if name not in lost})
-    if lost:
-        notes.append(
-            f"left as they are, since what they are now cannot be kept: {', '.join(sorted(lost))}; "
-            "del them first to have others in their place"
-        )
+        later = before.entries.keys() | before.refused.keys()
+        later -= variables.keys() | report.refused.keys() | report.failed.keys()
+    notes = [*report.notes, *_put(variables, later, lost)]
     if at is not None:
         notes += _forked(own, more["seen"], step)
     if has and not report.failed:  # whoever restores next wants this; older ones have what failed
@@ -169,6 +158,29 @@ def restore(at: int | str | None = None) -> RestoreReport:
         notes.append("%agents autosave on keeps what changes from now on: here it is off")
     restored = tuple(name for name in report.restored if name not in lost)
     return replace(report, restored=restored, notes=tuple(notes))
+
+
+def _put(variables: dict[str, Any], later: set[str], lost: set[str]) -> list[str]:
+    """Change the kernel's namespace; return what to say of it.
+
+    Args:
+        variables: What comes back.
+        later: What came later, and goes.
+        lost: What there is and cannot be kept: it is left as it is.
+    """
+    user, notes = namespace.shell().user_ns, []
+    gone = sorted(later & namespace.now().variables.keys() - lost)
+    for name in gone:
+        del user[name]
+    if gone:
+        notes.append(f"removed, since they came later: {', '.join(gone)}")
+    user.update({name: value for name, value in variables.items() if name not in lost})
+    if lost:
+        notes.append(
+            f"left as they are, since what they are now cannot be kept: {', '.join(sorted(lost))}; "
+            "del them first to have others in their place"
+        )
+    return notes
 
 
 def more_cell(journal: Journal, record: Record) -> int:
